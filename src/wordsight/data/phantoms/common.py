@@ -1,0 +1,315 @@
+"""What every phantom set shares: the Phantom itself, independent random streams, cheap shapes and the scanner.
+
+Speed comes from three habits: random fields are drawn small and enlarged, shapes are drawn inside their bounding boxes,
+and everything is float32. Shapes live on a `Frame`, a warped grid in anatomical units, so that rotation, shift, scale,
+aspect and an irregular outline cost nothing per shape.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+from wordsight.errors import SettingsError
+
+Float32 = NDArray[np.float32]
+SIZE = 240
+WORD = 2**32
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One synthetic image with everything that is known about it.
+
+    pixels: (size, size) uint8 grey or (size, size, 3) uint8 RGB.
+    mask: (size, size) bool, all False for a normal image; None for sets without masks.
+    label: 0 normal, 1 abnormal. attributes: anatomy and acquisition, never whether abnormal.
+    lesions: one mapping per lesion (kind, centre (row, column), size in pixels, contrast), empty for a normal image.
+    """
+
+    pixels: NDArray[np.uint8]
+    mask: NDArray[np.bool_] | None
+    label: int
+    attributes: Mapping[str, str | float | int]
+    lesions: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+def stream(set_name: str, seed: int, index: int) -> np.random.Generator:
+    """The random generator of one image: independent of the order and number of the images drawn.
+
+    seed and index: integers in [0, 2**32). Raises SettingsError outside that range.
+    """
+    for name, value in (("seed", seed), ("index", index)):
+        if not 0 <= value < WORD:
+            raise SettingsError(f"{name}: expected an integer from 0 to 2**32 - 1, got {value}. Choose another {name}.")
+    entropy = [zlib.crc32(set_name.encode("utf-8")), int(seed), int(index)]
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy)))
+
+
+@lru_cache(maxsize=16)
+def grid(height: int, width: int) -> tuple[Float32, Float32]:
+    """Row and column coordinates of pixel centres in [-1, 1]: (height, 1) and (1, width) float32, read-only."""
+    rows: Float32 = ((np.arange(height, dtype=np.float32) + np.float32(0.5)) / np.float32(height / 2) - 1)[:, None]
+    columns: Float32 = ((np.arange(width, dtype=np.float32) + np.float32(0.5)) / np.float32(width / 2) - 1)[None, :]
+    rows.flags.writeable = columns.flags.writeable = False
+    return rows, columns
+
+
+def enlarge(values: Float32, shape: tuple[int, int], *, bicubic: bool = True) -> Float32:
+    """Interpolate a small (h, w) field to `shape` = (H, W); returns a writable float32 array."""
+    how = PillowImage.Resampling.BICUBIC if bicubic else PillowImage.Resampling.BILINEAR
+    small = PillowImage.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    return np.array(small.resize((shape[1], shape[0]), how), dtype=np.float32)
+
+
+def smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Float32:
+    """A smooth random field of about zero mean and unit variance, correlated over about `scale` pixels.
+
+    shape: (H, W). White noise of one value per `scale` pixels is enlarged by bicubic interpolation.
+    """
+    small = (int(np.ceil(shape[0] / scale)) + 1, int(np.ceil(shape[1] / scale)) + 1)
+    noise = rng.standard_normal(small, dtype=np.float32)
+    # Interpolation averages neighbours; 1.3 restores the variance of the white noise.
+    noise *= np.float32(1.3)
+    return enlarge(noise, shape)
+
+
+def blur(image: Float32, passes: int = 1) -> Float32:
+    """Smooth a (H, W) image with the binomial kernel (1, 2, 1)/4 along both axes, `passes` times; borders repeat."""
+    for _ in range(passes):
+        for axis in (0, 1):
+            padded = np.concatenate(
+                (image.take([0], axis), image, image.take([-1], axis)), axis=axis, dtype=np.float32, casting="same_kind"
+            )
+            middle = padded[1:-1] if axis == 0 else padded[:, 1:-1]
+            before, after = (padded[:-2], padded[2:]) if axis == 0 else (padded[:, :-2], padded[:, 2:])
+            image = before + after
+            image += middle
+            image += middle
+            image *= np.float32(0.25)
+    return image
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A warped coordinate system: `u` (across) and `v` (down) are (size, size) float32 anatomical coordinates.
+
+    Anatomical units: the image is [-1, 1] in both directions before rotation, shift, scale and warp.
+    pixel: the width of one pixel in anatomical units, the softness of an edge.
+    """
+
+    u: Float32
+    v: Float32
+    pixel: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.u.shape[0], self.u.shape[1]
+
+    def pixel_of(self, u: float, v: float) -> tuple[int, int]:
+        """The pixel (row, column) nearest to an anatomical point."""
+        coarse = (self.u[::4, ::4] - np.float32(u)) ** 2 + (self.v[::4, ::4] - np.float32(v)) ** 2
+        row, column = np.unravel_index(int(coarse.argmin()), coarse.shape)
+        return int(row) * 4, int(column) * 4
+
+
+def frame(
+    rng: np.random.Generator,
+    size: int = SIZE,
+    *,
+    rotation: float = 0.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+    scale: float = 1.0,
+    aspect: float = 1.0,
+    warp: float = 0.02,
+    warp_scale: float = 60.0,
+) -> Frame:
+    """An anatomical coordinate system seen under a rotation (degrees), shift (across, down), scale and aspect.
+
+    scale > 1 makes the anatomy larger, aspect > 1 wider. warp: standard deviation of the random displacement in
+    anatomical units, smooth over `warp_scale` pixels of a 240 pixel image.
+    """
+    rows, columns = grid(size, size)
+    angle = np.deg2rad(rotation)
+    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    across, down = columns - np.float32(shift[0]), rows - np.float32(shift[1])
+    u = (cosine * across + sine * down) * np.float32(1 / (scale * aspect))
+    v = (cosine * down - sine * across) * np.float32(aspect / scale)
+    if warp > 0:
+        reach = warp_scale * size / SIZE
+        u += np.float32(warp) * smooth_field(rng, (size, size), reach)
+        v += np.float32(warp) * smooth_field(rng, (size, size), reach)
+    return Frame(u, v, 2.0 / size / scale)
+
+
+def radius_of(
+    on: Frame, centre: tuple[float, float], axes: tuple[float, float], angle: float = 0.0, power: float = 2.0
+) -> Float32:
+    """Elliptic radius: 0 at the centre, 1 on the outline, (H, W) float32; power 4 gives a rounded rectangle.
+
+    centre, axes: anatomical units (across, down); angle in degrees.
+    """
+    across, down = on.u - np.float32(centre[0]), on.v - np.float32(centre[1])
+    if angle:
+        turn = np.deg2rad(angle)
+        cosine, sine = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+        across, down = cosine * across + sine * down, cosine * down - sine * across
+    across *= np.float32(1 / axes[0])
+    down *= np.float32(1 / axes[1])
+    across *= across
+    down *= down
+    if power == 4.0:
+        across *= across
+        down *= down
+    across += down
+    np.sqrt(across, out=across)
+    return np.sqrt(across, out=across) if power == 4.0 else across
+
+
+def soft(radius: Float32, edge: float) -> Float32:
+    """Turn an elliptic radius into coverage: 1 inside, 0 outside, a linear ramp of width `edge` centred on radius 1."""
+    coverage = radius - np.float32(1.0)
+    coverage *= np.float32(-1.0 / max(edge, 1e-6))
+    coverage += np.float32(0.5)
+    return np.clip(coverage, 0, 1, out=coverage)
+
+
+def ellipse(
+    on: Frame,
+    centre: tuple[float, float],
+    axes: tuple[float, float],
+    angle: float = 0.0,
+    *,
+    edge: float = 1.5,
+    power: float = 2.0,
+) -> Float32:
+    """Coverage (H, W) in [0, 1] of an ellipse on a frame; `edge` is the width of its border in pixels."""
+    return soft(radius_of(on, centre, axes, angle, power), edge * on.pixel / min(axes))
+
+
+def blob(
+    rng: np.random.Generator,
+    size: int,
+    centre: tuple[float, float],
+    radius: float,
+    irregularity: float = 0.25,
+    *,
+    aspect: float = 1.0,
+    edge: float = 2.0,
+) -> tuple[tuple[slice, slice], Float32]:
+    """An irregular soft lesion: the window it lies in and its coverage there.
+
+    centre: (row, column) in pixels; radius: mean radius in pixels; irregularity: relative wobble of the outline (0 to
+    0.5); aspect: across / down before a random turn; edge: width of the border in pixels.
+    Returns ((row slice, column slice), coverage (h, w) float32 in [0, 1]); its exact mask is `coverage >= 0.5`.
+    """
+    reach = int(np.ceil(radius * max(aspect, 1 / aspect) * (1 + 2 * irregularity) + edge)) + 1
+    row, column = round(centre[0]), round(centre[1])
+    top, bottom = max(row - reach, 0), min(row + reach + 1, size)
+    left, right = max(column - reach, 0), min(column + reach + 1, size)
+    down = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(centre[0])
+    across = np.arange(left, right, dtype=np.float32)[None, :] - np.float32(centre[1])
+    turn = rng.uniform(0, np.pi)
+    cosine, sine = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    stretch = np.float32(np.sqrt(aspect))
+    along, beside = (cosine * across + sine * down) / stretch, (cosine * down - sine * across) * stretch
+    distance = np.sqrt(along * along + beside * beside)
+    angle = np.arctan2(beside, along)
+    outline = np.ones_like(distance)
+    for order in (2, 3, 5, 8):
+        outline += np.float32(irregularity * rng.normal() / np.sqrt(order)) * np.cos(
+            np.float32(order) * angle + np.float32(rng.uniform(0, 2 * np.pi))
+        )
+    outline = np.maximum(outline, np.float32(0.4)) * np.float32(radius)
+    coverage: Float32 = np.clip((outline - distance) / np.float32(edge) + np.float32(0.5), 0, 1)
+    return (slice(top, bottom), slice(left, right)), coverage
+
+
+def paint(image: Float32, coverage: Float32, value: Float32 | float) -> None:
+    """Blend `value` (a number or a field) into `image` in place where `coverage` is 1."""
+    difference = value - image
+    difference *= coverage
+    image += difference
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """How an image was taken; `sample` draws one, `scanner` applies it.
+
+    noise: standard deviation in [0, 1] units; bias: relative strength of the shading field; gamma, gain, offset: the
+    grey-value curve; blurs: passes of a 3x3 binomial filter; rician: whether noise is Rician (magnitude images).
+    """
+
+    noise: float = 0.03
+    bias: float = 0.1
+    gamma: float = 1.0
+    gain: float = 1.0
+    offset: float = 0.0
+    blurs: int = 0
+    rician: bool = False
+
+    @classmethod
+    def sample(
+        cls,
+        rng: np.random.Generator,
+        *,
+        noise: tuple[float, float] = (0.012, 0.045),
+        bias: float = 0.12,
+        rician: bool = False,
+    ) -> Acquisition:
+        """Draw an acquisition with the noise level log-uniform in `noise` and wide contrast, brightness and gamma."""
+        return cls(
+            noise=float(np.exp(rng.uniform(np.log(noise[0]), np.log(noise[1])))),
+            bias=float(bias * rng.uniform(0, 1)),
+            gamma=float(np.exp(rng.uniform(-0.3, 0.3))),
+            gain=float(rng.uniform(0.7, 1.05)),
+            offset=float(rng.uniform(0.0, 0.12)),
+            blurs=int(rng.integers(0, 2)),
+            rician=rician,
+        )
+
+    def attributes(self) -> dict[str, str | float | int]:
+        """Words and numbers for Phantom.attributes."""
+        level = "weak" if self.noise < 0.018 else "moderate" if self.noise < 0.03 else "strong"
+        contrast = "low" if self.gain < 0.8 else "medium" if self.gain < 0.95 else "high"
+        return {
+            "noise": level,
+            "contrast": contrast,
+            "brightness": "dark" if self.gamma > 1.12 else "bright" if self.gamma < 0.9 else "medium",
+            "sharpness": "soft" if self.blurs else "sharp",
+            "shading": round(self.bias, 3),
+        }
+
+
+def scanner(rng: np.random.Generator, image: Float32, how: Acquisition) -> NDArray[np.uint8]:
+    """Take a picture of `image` ((H, W) or (H, W, 3) float32 in about [0, 1]): shading, grey curve, blur, noise, uint8.
+
+    Colour images share the shading of all channels and get independent noise per channel.
+    """
+    shape = (image.shape[0], image.shape[1])
+    colour = image.ndim == 3
+    shading: Float32 = np.float32(how.bias) * smooth_field(rng, shape, shape[0] / 2) + np.float32(1)
+    picture = np.clip(image * (shading[..., None] if colour else shading), 0, None)
+    if how.gamma != 1:
+        np.power(picture, np.float32(how.gamma), out=picture)
+    if how.blurs and not colour:
+        picture = blur(picture, how.blurs)
+    picture *= np.float32(how.gain)
+    picture += np.float32(how.offset)
+    noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(how.noise)
+    if how.rician:
+        other = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(how.noise)
+        picture = np.hypot(picture + noise, other)
+    else:
+        picture += noise
+    picture *= np.float32(255)
+    grey: NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
+    return grey
