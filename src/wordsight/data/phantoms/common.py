@@ -8,7 +8,7 @@ aspect and an irregular outline cost nothing per shape.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from PIL import ImageDraw
 
 from wordsight.errors import SettingsError
 
@@ -119,6 +120,14 @@ class Frame:
         coarse = (self.u[::4, ::4] - np.float32(u)) ** 2 + (self.v[::4, ::4] - np.float32(v)) ** 2
         row, column = np.unravel_index(int(coarse.argmin()), coarse.shape)
         return int(row) * 4, int(column) * 4
+
+    def around(self, centre: tuple[float, float], reach: float) -> tuple[tuple[slice, slice], Frame]:
+        """The window of pixels within `reach` (anatomical units, margin added) of a point, and the frame there."""
+        row, column = self.pixel_of(*centre)
+        pixels = int(reach / self.pixel * 1.35) + 6
+        rows = slice(max(row - pixels, 0), row + pixels + 1)
+        columns = slice(max(column - pixels, 0), column + pixels + 1)
+        return (rows, columns), Frame(self.u[rows, columns], self.v[rows, columns], self.pixel)
 
 
 def frame(
@@ -224,8 +233,8 @@ def blob(
     distance = np.sqrt(along * along + beside * beside)
     angle = np.arctan2(beside, along)
     outline = np.ones_like(distance)
-    for order in (2, 3, 5, 8):
-        outline += np.float32(irregularity * rng.normal() / np.sqrt(order)) * np.cos(
+    for order in (2, 3, 4, 6):
+        outline += np.float32(irregularity * rng.normal() * 1.6 / order) * np.cos(
             np.float32(order) * angle + np.float32(rng.uniform(0, 2 * np.pi))
         )
     outline = np.maximum(outline, np.float32(0.4)) * np.float32(radius)
@@ -238,6 +247,42 @@ def paint(image: Float32, coverage: Float32, value: Float32 | float) -> None:
     difference = value - image
     difference *= coverage
     image += difference
+
+
+def spot(
+    on: Frame,
+    image: Float32,
+    centre: tuple[float, float],
+    axes: tuple[float, float],
+    value: float,
+    angle: float = 0.0,
+    *,
+    edge: float = 1.5,
+) -> None:
+    """Paint a small ellipse of grey `value` into `image` in place, working only in its window."""
+    window, here = on.around(centre, max(axes))
+    paint(image[window], ellipse(here, centre, axes, angle, edge=edge), value)
+
+
+def tubes(
+    shape: tuple[int, int],
+    lines: Sequence[tuple[Sequence[tuple[float, float]], float]],
+    *,
+    supersample: int = 2,
+) -> Float32:
+    """Coverage (H, W) in [0, 1] of polylines with round joints: vessels, wires, ribs.
+
+    lines: ((row, column) points in pixels, width in pixels) each.
+    """
+    canvas = PillowImage.new("L", (shape[1] * supersample, shape[0] * supersample))
+    pen = ImageDraw.Draw(canvas)
+    for points, width in lines:
+        path = [(column * supersample, row * supersample) for row, column in points]
+        pen.line(path, fill=255, width=max(round(width * supersample), 1), joint="curve")
+    if supersample > 1:
+        canvas = canvas.reduce(supersample)
+    coverage = np.asarray(canvas, dtype=np.float32)
+    return coverage * np.float32(1 / 255)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,211 @@
+"""Brain MRI slices: scalp, skull, folded cortex, white matter, deep nuclei and ventricles in four contrasts.
+
+Abnormal slices hold one or two irregular masses, hypo- or hyperintense, some with an enhancing ring around a dark core,
+some with oedema. The mask is the whole lesion with its oedema, as in the whole-tumour masks of the BraTS challenges.
+Normal and abnormal slices alike show what could be mistaken for one: calcified choroid plexus, vessels, the pineal
+gland, wide perivascular spaces and prominent cortical veins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordsight.data.phantoms.common import (
+    SIZE,
+    Acquisition,
+    Float32,
+    Frame,
+    Phantom,
+    blob,
+    frame,
+    paint,
+    radius_of,
+    scanner,
+    smooth_field,
+    soft,
+    spot,
+)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Grey values of one sequence in [0, 1]; `masses` are the differences from white matter that a mass may show."""
+
+    name: str
+    scalp: float
+    bone: float
+    white: float
+    grey: float
+    fluid: float
+    vessel: float
+    masses: tuple[float, ...]
+    oedema: float
+
+
+CONTRASTS = (
+    Contrast("T1", 0.80, 0.07, 0.56, 0.43, 0.13, 0.20, (-0.24, -0.20, 0.22), -0.10),
+    Contrast("T1 with contrast agent", 0.82, 0.08, 0.46, 0.37, 0.12, 0.85, (0.36, 0.30, -0.22), -0.09),
+    Contrast("T2", 0.50, 0.05, 0.33, 0.44, 0.88, 0.06, (0.34, 0.28, -0.2), 0.18),
+    Contrast("FLAIR", 0.55, 0.07, 0.36, 0.46, 0.09, 0.12, (0.36, 0.30, 0.26), 0.17),
+)
+
+
+def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
+    """Draw one slice of `size` pixels; the same generator state gives the same head with and without lesions."""
+    lesion_rng = rng.spawn(1)[0]
+    contrast = CONTRASTS[int(rng.integers(len(CONTRASTS)))]
+    rotation, aspect = float(rng.normal(0, 7)), float(np.exp(rng.normal(0, 0.07)))
+    on = frame(
+        rng,
+        size,
+        rotation=rotation,
+        shift=(float(rng.normal(0, 0.045)), float(rng.normal(0, 0.045))),
+        scale=float(rng.uniform(0.88, 1.13)),
+        aspect=aspect,
+        warp=0.009,
+    )
+    image, inside, words = _head(rng, on, contrast)
+    mask = np.zeros((size, size), np.bool_)
+    lesions: list[dict[str, Any]] = []
+    if abnormal:
+        for _ in range(1 if lesion_rng.random() < 0.8 else 2):
+            lesions.append(_lesion(lesion_rng, image, mask, inside, on, contrast))
+    how = Acquisition.sample(rng, noise=(0.01, 0.04), bias=0.13, rician=True)
+    attributes: dict[str, str | float | int] = {
+        "sequence": contrast.name,
+        **words,
+        "head": "elongated" if aspect < 0.94 else "round" if aspect > 1.06 else "average",
+        "rotation": round(rotation, 1),
+        **how.attributes(),
+    }
+    return Phantom(scanner(rng, image, how), mask, int(abnormal), attributes, tuple(lesions))
+
+
+def _head(
+    rng: np.random.Generator, on: Frame, contrast: Contrast
+) -> tuple[Float32, NDArray[np.bool_], dict[str, str | float | int]]:
+    """Scalp, skull and brain; returns the image, where the parenchyma lies, and the anatomy in words."""
+    radius = radius_of(on, (0.0, 0.0), (0.70, 0.84))
+    thick = float(rng.uniform(0.035, 0.075))
+    image = np.full(on.shape, 0.015, np.float32)
+    paint(image, soft(radius, 0.02), contrast.scalp * float(rng.uniform(0.7, 1.1)))
+    paint(image, soft(radius / np.float32(1 - thick), 0.02), contrast.bone)
+    brain_edge = 1 - thick - float(rng.uniform(0.03, 0.06))
+    relative = radius / np.float32(brain_edge)
+    image_inside = soft(relative, 0.02)
+    tissue, words = _tissue(rng, on, relative, contrast)
+    paint(image, image_inside, tissue)
+    inside = relative < 0.93
+    return image, inside, words
+
+
+def _tissue(
+    rng: np.random.Generator, on: Frame, relative: Float32, contrast: Contrast
+) -> tuple[Float32, dict[str, str | float | int]]:
+    """Cortex, white matter, nuclei, ventricles and benign findings, filling the whole frame."""
+    atrophy = float(rng.uniform(0.0, 1.0))
+    folds = np.abs(smooth_field(rng, on.shape, 13 * on.shape[0] / SIZE))
+    rim = np.clip((relative - np.float32(0.62)) * np.float32(5), 0, 1)  # cortex: the outer third
+    grey = np.clip(np.float32(1.5) - folds * np.float32(2.6), 0, 1) * rim
+    grey = np.maximum(grey, np.clip((relative - np.float32(0.90)) * np.float32(20), 0, 1))
+    width = np.float32(0.10 + 0.16 * atrophy)
+    sulci = np.clip((width - folds) * np.float32(9), 0, 1) * rim
+    sulci = np.maximum(sulci, np.clip((relative - np.float32(0.975 - 0.03 * atrophy)) * np.float32(35), 0, 1))
+    fissure = np.clip(np.float32(1.5) - np.abs(on.u) * np.float32(1 / (0.006 + 0.008 * atrophy)), 0, 1)
+    fissure *= np.clip((np.abs(on.v + np.float32(0.02)) - np.float32(0.26)) * np.float32(25), 0, 1)
+    tissue = np.full(on.shape, contrast.white, np.float32)
+    paint(tissue, grey, contrast.grey)
+    for side in (-1.0, 1.0):
+        spot(on, tissue, (side * 0.13, 0.04), (0.07, 0.12), contrast.grey, side * 18, edge=4)  # thalamus
+        spot(on, tissue, (side * 0.21, -0.06), (0.05, 0.14), contrast.grey, side * -12, edge=4)  # putamen
+    paint(tissue, np.maximum(sulci, fissure), contrast.fluid)
+    wide = float(rng.uniform(0.6, 1.7))
+    _ventricles(rng, on, tissue, contrast, wide)
+    benign = _benign(rng, on, tissue, contrast)
+    tissue *= np.float32(1) + np.float32(0.035) * smooth_field(rng, on.shape, 5)
+    return tissue, {
+        "ventricles": "narrow" if wide < 0.9 else "wide" if wide > 1.35 else "average",
+        "sulci": "narrow" if atrophy < 0.33 else "wide" if atrophy > 0.67 else "average",
+        "benign": benign,
+    }
+
+
+def _ventricles(rng: np.random.Generator, on: Frame, tissue: Float32, contrast: Contrast, wide: float) -> None:
+    """Lateral ventricles (front and back horns, not quite symmetric), third ventricle, Sylvian fissures."""
+    for side in (-1.0, 1.0):
+        own = wide * float(rng.uniform(0.85, 1.15))
+        spot(on, tissue, (side * (0.035 + 0.03 * own), -0.17), (0.032 * own, 0.13), contrast.fluid, side * -14)
+        spot(on, tissue, (side * (0.10 + 0.045 * own), 0.24), (0.038 * own, 0.12), contrast.fluid, side * 24)
+        spot(on, tissue, (side * 0.43, -0.04), (0.012 + 0.006 * own, 0.13), contrast.fluid, side * 28)
+    spot(on, tissue, (0.0, 0.05), (0.010 * wide + 0.003, 0.075), contrast.fluid)
+
+
+def _benign(rng: np.random.Generator, on: Frame, tissue: Float32, contrast: Contrast) -> str:
+    """Small harmless spots in places where they belong; returns their names."""
+    names: list[str] = []
+    if rng.random() < 0.6:
+        value = float(rng.choice([0.05, 0.9 * contrast.scalp]))
+        for side in (-1.0, 1.0):
+            extent = float(rng.uniform(0.010, 0.028))
+            spot(on, tissue, (side * 0.15, 0.22 + float(rng.normal(0, 0.02))), (extent, extent * 1.3), value)
+        names.append("choroid plexus")
+    if rng.random() < 0.4:
+        extent = float(rng.uniform(0.012, 0.022))
+        spot(on, tissue, (0.0, 0.17), (extent, extent), float(rng.choice([0.06, 0.75])))
+        names.append("pineal gland")
+    if rng.random() < 0.7:
+        for _ in range(int(rng.integers(3, 9))):
+            angle, away = float(rng.uniform(0, 2 * np.pi)), float(rng.uniform(0.62, 0.82))
+            extent = float(rng.uniform(0.008, 0.018))
+            centre = (0.60 * away * float(np.cos(angle)), 0.72 * away * float(np.sin(angle)))
+            spot(on, tissue, centre, (extent, extent * float(rng.uniform(1, 2.5))), contrast.vessel, np.rad2deg(angle))
+        names.append("cortical veins")
+    if rng.random() < 0.4:
+        for _ in range(int(rng.integers(2, 7))):
+            centre = (float(rng.choice([-1, 1]) * rng.uniform(0.16, 0.34)), float(rng.uniform(-0.3, 0.3)))
+            spot(on, tissue, centre, (0.008, 0.012), contrast.fluid, float(rng.uniform(0, 180)))
+        names.append("perivascular spaces")
+    return ", ".join(names) or "none"
+
+
+def _lesion(
+    rng: np.random.Generator,
+    image: Float32,
+    mask: NDArray[np.bool_],
+    inside: NDArray[np.bool_],
+    on: Frame,
+    contrast: Contrast,
+) -> dict[str, Any]:
+    """Add one mass to image and mask in place; returns what was added."""
+    size = image.shape[0]
+    angle, away = float(rng.uniform(0, 2 * np.pi)), float(np.sqrt(rng.uniform(0.05, 0.75)))
+    centre = on.pixel_of(0.56 * away * float(np.cos(angle)), 0.66 * away * float(np.sin(angle)))
+    radius = float(rng.uniform(0.035, 0.095)) * size
+    strength = float(rng.choice(contrast.masses)) * float(rng.uniform(0.75, 1.15))
+    aspect, ring = float(np.exp(rng.normal(0, 0.2))), rng.random() < 0.35
+    if rng.random() < 0.5:
+        window, around = blob(rng, size, centre, radius * float(rng.uniform(1.3, 1.7)), 0.3, aspect=aspect, edge=6)
+        around *= inside[window]
+        image[window] += np.float32(contrast.oedema * rng.uniform(0.6, 1.0)) * around
+        mask[window] |= around >= 0.5
+    window, coverage = blob(rng, size, centre, radius, 0.22, aspect=aspect, edge=2.5)
+    coverage *= inside[window]
+    texture = np.float32(1) + np.float32(0.22) * smooth_field(rng, coverage.shape, 4)
+    value = np.clip((np.float32(contrast.white + strength)) * texture, 0.03, 1)
+    paint(image[window], coverage, value)
+    mask[window] |= coverage >= 0.5
+    if ring:
+        window, core = blob(rng, size, centre, radius * float(rng.uniform(0.5, 0.7)), 0.2, aspect=aspect, edge=3)
+        core *= inside[window]
+        paint(image[window], core, contrast.white - 0.6 * strength)
+        mask[window] |= core >= 0.5
+    return {
+        "kind": "ring" if ring else "mass",
+        "centre": centre,
+        "size": round(2 * radius, 1),
+        "contrast": round(strength, 3),
+    }
