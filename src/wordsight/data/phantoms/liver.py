@@ -19,6 +19,7 @@ from wordsight.data.phantoms.common import (
     Frame,
     Phantom,
     blob,
+    ellipse,
     frame,
     paint,
     radius_of,
@@ -62,19 +63,18 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
         shift=(float(rng.normal(0, 0.04)), float(rng.normal(-0.02, 0.05))),
         scale=float(rng.uniform(0.82, 1.08)),
         aspect=aspect,
-        warp=0.022,
+        warp=0.014,
     )
     density = float(rng.uniform(0.46, 0.60))
     image, cavity, fat = _body(rng, on)
     _organs(rng, on, image, phase)
     liver, lobe = _liver(rng, on, image, cavity, phase, density)
+    benign = _benign(rng, on, image, liver)
     mask = np.zeros((size, size), np.bool_)
     lesions: list[dict[str, Any]] = []
     if abnormal:
         for _ in range(int(lesion_rng.choice([1, 2, 3, 4], p=[0.5, 0.25, 0.15, 0.1]))):
             lesions.append(_lesion(lesion_rng, image, mask, liver, phase, density))
-    benign = _benign(rng, on, image, phase)
-    mask &= liver
     how = Acquisition.sample(rng, noise=(0.018, 0.055), bias=0.03)
     attributes: dict[str, str | float | int] = {
         "phase": phase.name,
@@ -197,13 +197,16 @@ def _dot(rng: np.random.Generator, on: Frame) -> tuple[list[tuple[float, float]]
     return [(row, column), (row + length * float(np.sin(angle)), column + length * float(np.cos(angle)))], width
 
 
-def _benign(rng: np.random.Generator, on: Frame, image: Float32, phase: Phase) -> str:
-    """Gallbladder, fissure and clips, which normal and abnormal slices share; returns their names."""
+def _benign(rng: np.random.Generator, on: Frame, image: Float32, liver: NDArray[np.bool_]) -> str:
+    """Gallbladder (taken out of `liver` in place), fissure and clips of normal and abnormal slices; their names."""
     names: list[str] = []
     if rng.random() < 0.5:
         extent = float(rng.uniform(0.05, 0.085))
         centre = (float(rng.uniform(-0.22, -0.12)), float(rng.uniform(0.02, 0.10)))
-        spot(on, image, centre, (extent, extent * 1.5), 0.33, float(rng.uniform(-40, 40)), edge=2)
+        window, here = on.around(centre, extent * 1.5)
+        bladder = ellipse(here, centre, (extent, extent * 1.5), float(rng.uniform(-40, 40)), edge=2)
+        paint(image[window], bladder, 0.33)
+        liver[window] &= bladder < 0.1
         names.append("gallbladder")
     if rng.random() < 0.5:
         spot(on, image, (-0.08, -0.30), (0.010, float(rng.uniform(0.06, 0.12))), 0.18, 8, edge=2)
