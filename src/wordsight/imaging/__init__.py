@@ -1,0 +1,23 @@
+"""Files to images, images to arrays: readers, preparation and the way back."""
+
+from __future__ import annotations
+
+from wordsight.imaging.prepare import CARZERO_INPUT, InputSpec, mla_input, prepare, prepare_mask
+from wordsight.imaging.read import image_count, read_image, read_many, read_mask
+from wordsight.imaging.source import DEFAULT_MAX_PIXELS, sniff
+from wordsight.imaging.windows import CT_WINDOWS
+
+__all__ = [
+    "CARZERO_INPUT",
+    "CT_WINDOWS",
+    "DEFAULT_MAX_PIXELS",
+    "InputSpec",
+    "image_count",
+    "mla_input",
+    "prepare",
+    "prepare_mask",
+    "read_image",
+    "read_many",
+    "read_mask",
+    "sniff",
+]
