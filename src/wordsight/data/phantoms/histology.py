@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.data.phantoms.common import SIZE, Float32, Phantom, enlarge, smooth_field
+from wordsight.data.phantoms.grain import grain
 
 HAEMATOXYLIN = np.array([0.65, 0.70, 0.29])
 EOSIN = np.array([0.07, 0.99, 0.11])
@@ -23,6 +24,7 @@ _H_LEVELS, _E_LEVELS = 128, 64
 _H_TOP, _E_TOP = 1.9, 1.5
 _PAD = 32
 _COARSE = 4
+_SHAPES = 64
 
 
 @dataclass(frozen=True)
@@ -108,28 +110,36 @@ def _outside_holes(points: NDArray[np.float64], holes: NDArray[np.float64]) -> N
 def _nuclei(
     rng: np.random.Generator, tissue: Tissue, points: NDArray[np.float64], cell: Cell, angles: NDArray[np.float64]
 ) -> None:
-    """Draw one nucleus per point: all in one batch of small patches, then each patch put in its place."""
-    count = len(points)
-    if count == 0:
+    """Draw one nucleus per point; at most _SHAPES different ones are made and each is used again if more are needed."""
+    if len(points) == 0:
         return
-    long = np.minimum(cell.radius * np.exp(rng.normal(0, cell.spread, count)), 14.0) * tissue.unit
+    patches = _shapes(rng, tissue, cell, angles[:_SHAPES])
+    width, canvas = patches.shape[1], tissue.haematoxylin
+    corners = np.floor(points).astype(np.intp) + (_PAD - width // 2)
+    shapes = list(patches)
+    for number, (row, column) in enumerate(corners.tolist()):
+        window = canvas[row : row + width, column : column + width]
+        np.maximum(window, shapes[number % len(shapes)], out=window)
+
+
+def _shapes(rng: np.random.Generator, tissue: Tissue, cell: Cell, angles: NDArray[np.float64]) -> Float32:
+    """Haematoxylin of single nuclei at the given angles, (N, P, P) with P odd and the nucleus in the middle."""
+    count = len(angles)
+    spread = np.clip(rng.normal(0, cell.spread, count), -2 * cell.spread, 2 * cell.spread)
+    long = np.minimum(cell.radius * np.exp(spread), 14.0) * tissue.unit
     short = long * rng.uniform(*cell.slender, count)
     if cell.slender[0] > 0.5:  # round cells keep their area whatever their shape
         long, short = (axis * np.sqrt(long / short) for axis in (long, short))
     reach = min(int(np.ceil(float(long.max()) * (1 + 1.5 * cell.irregular) + 0.5 * tissue.edge)), _PAD - 8)
-    corner = np.floor(points).astype(np.intp)
-    offset = (points - corner).astype(np.float32)[:, :, None, None]
+    offset = rng.random((2, count, 1, 1), dtype=np.float32)
     steps = np.arange(-reach, reach + 1, dtype=np.float32)
-    down, across = steps[:, None] - offset[:, 0], steps[None, :] - offset[:, 1]
+    down, across = steps[:, None] - offset[0], steps[None, :] - offset[1]
     cosine, sine = (f(angles).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
-    along = (cosine * across + sine * down) / long.astype(np.float32)[:, None, None]
-    beside = (cosine * down - sine * across) / short.astype(np.float32)[:, None, None]
-    radius = along * along
-    radius += beside * beside
-    np.sqrt(radius, out=radius)
+    along: Float32 = (cosine * across + sine * down) / long.astype(np.float32)[:, None, None]
+    beside: Float32 = (cosine * down - sine * across) / short.astype(np.float32)[:, None, None]
+    radius = np.hypot(along, beside)
     if cell.irregular:
         radius *= _wobble(rng, along, beside, cell.irregular)
-    density = (cell.density * np.exp(rng.normal(0, 0.14, count))).astype(np.float32)[:, None, None]
     patches = radius * radius
     patches *= np.float32(cell.pale)
     patches += np.float32(1 - cell.pale)
@@ -141,14 +151,11 @@ def _nuclei(
     radius *= (-short / tissue.edge).astype(np.float32)[:, None, None]
     radius += np.float32(0.5)
     patches *= np.clip(radius, 0, 1, out=radius)
-    patches *= density
-    width, canvas = 2 * reach + 1, tissue.haematoxylin
-    for (row, column), patch in zip((corner + (_PAD - reach)).tolist(), patches, strict=True):
-        window = canvas[row : row + width, column : column + width]
-        np.maximum(window, patch, out=window)
+    patches *= (cell.density * np.exp(rng.normal(0, 0.14, count))).astype(np.float32)[:, None, None]
+    return patches
 
 
-def _wobble(rng: np.random.Generator, along: NDArray[Any], beside: NDArray[Any], irregular: float) -> Float32:
+def _wobble(rng: np.random.Generator, along: Float32, beside: Float32, irregular: float) -> Float32:
     """A factor on the radius that dents and bulges each outline differently, (N, P, P)."""
     angle = np.arctan2(beside, along)
     factor = np.ones_like(angle)
@@ -240,7 +247,7 @@ def _fill_region(rng: np.random.Generator, tissue: Tissue, cell: Cell, cytoplasm
     points = _lattice(rng, tissue.size, cell.spacing * tissue.unit, cell.jitter)
     points = points[_at(tissue.region, points) & _outside_holes(points, tissue.holes)]
     inner = tissue.haematoxylin[_PAD:-_PAD, _PAD:-_PAD]
-    cover = enlarge(tissue.region.astype(np.float32), (tissue.size, tissue.size), bicubic=False)
+    cover = enlarge(tissue.region.astype(np.float32), (tissue.size, tissue.size))
     inner += np.float32(cytoplasm[0]) * cover
     tissue.eosin[...] += cover * (np.float32(cytoplasm[1]) - np.float32(0.5) * (tissue.eosin - np.float32(0.3)))
     _nuclei(rng, tissue, points, cell, rng.uniform(0, np.pi, len(points)))
@@ -270,17 +277,17 @@ def _stain(rng: np.random.Generator, tissue: Tissue) -> tuple[NDArray[np.uint8],
     vectors = [v / np.linalg.norm(v) for v in vectors]
     white = np.clip(rng.uniform(0.84, 0.99) + rng.normal(0, 0.012, 3), 0, 1)
     h, e = np.linspace(0, _H_TOP, _H_LEVELS), np.linspace(0, _E_TOP, _E_LEVELS)
-    density = h[:, None, None] * vectors[0] + e[None, :, None] * vectors[1]
-    table = (255 * white * np.exp(-density)).astype(np.uint8).reshape(-1, 3)
-    grain = rng.standard_normal(inner.shape, dtype=np.float32)
-    grain *= np.float32(rng.uniform(0.03, 0.12))
-    grain += np.float32(1)
-    inner *= grain
+    blue, pink = (np.exp(-axis[:, None] * v) for axis, v in ((h, vectors[0]), (e, vectors[1])))
+    table = (255 * white * blue[:, None] * pink).astype(np.uint8).reshape(-1, 3)
+    noise = grain(rng, inner.shape)
+    noise *= np.float32(rng.uniform(0.03, 0.12))
+    noise += np.float32(1)
+    inner *= noise
     scaled = inner * np.float32(strengths[0] / float(inner.mean()) * (_H_LEVELS - 1) / _H_TOP)
     index = np.minimum(scaled, _H_LEVELS - 1).astype(np.uint16)
     index *= _E_LEVELS
-    pink = tissue.eosin * np.float32(strengths[1] / float(tissue.eosin.mean()) * (_E_LEVELS - 1) / _E_TOP)
-    index += np.clip(pink, 0, _E_LEVELS - 1).astype(np.uint16)
+    scaled = tissue.eosin * np.float32(strengths[1] / float(tissue.eosin.mean()) * (_E_LEVELS - 1) / _E_TOP)
+    index += np.clip(scaled, 0, _E_LEVELS - 1).astype(np.uint16)
     words: dict[str, str | float | int] = {
         "haematoxylin": round(float(strengths[0]), 3),
         "eosin": round(float(strengths[1]), 3),
@@ -301,7 +308,7 @@ def _tissue(
     level = {"lymphoid": -1.2, "mixed": 0.0, "stromal": 1.1}[kind]
     stroma = np.clip(0.5 + 1.2 * (smooth_field(rng, (cells, cells), 14) + np.float32(level)), 0, 1)
     fibres, direction = _fibres(rng, size, unit)
-    wide = enlarge(stroma, (size, size), bicubic=False)
+    wide = enlarge(stroma, (size, size))
     eosin = np.float32(0.2) + np.float32(0.3) * wide + np.float32(rng.uniform(0.04, 0.1)) * fibres * (wide + 0.2)
     canvas = np.full((size + 2 * _PAD, size + 2 * _PAD), rng.uniform(0.06, 0.14), dtype=np.float32)
     holes = _holes(rng, size, unit, gaps)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.data.phantoms.common import SIZE, Float32, Phantom, smooth_field
+from wordsight.data.phantoms.grain import grain
 from wordsight.data.phantoms.oct_layers import OCT2017, OPL, RESC, Scene, Style, bell, build, uniform, wave
 
 # Relative depth (0 = inner limiting membrane, OPL = outer plexiform layer, 1 = photoreceptor tips) and reflectivity.
@@ -114,7 +115,7 @@ def _expose(rng: np.random.Generator, picture: Float32, style: Style) -> tuple[N
     """Speckle, grey curve and a mean and spread drawn independently of the content, so that they tell nothing."""
     size = picture.shape[0]
     sigma = np.float32(uniform(rng, style.speckle))
-    noise = rng.standard_normal((size, size), dtype=np.float32)
+    noise = grain(rng, (size, size))
     if style.smooth:
         noise = noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 0)
         noise *= np.float32(1 / np.sqrt(3))
