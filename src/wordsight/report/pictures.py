@@ -1,0 +1,236 @@
+"""Which images a report shows and how: best and worst cases, drawn on the original grid and kept small."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordsight.errors import WordsightError
+from wordsight.imaging.overlay import RGB, colour_map, outline, overlay, scaled, to_rgb
+from wordsight.types import Geometry, Heatmap, Image
+
+if TYPE_CHECKING:
+    from wordsight.evaluate import Evaluation
+
+ReadImage = Callable[[str, int | None], Image]
+GeometryOf = Callable[[Image], Geometry]
+LARGEST = 320
+BUDGET = 3_300_000
+SIZES = (320, 240, 192, 144, 112, 80)
+CASES = (4, 2, 1)
+GROUPS = (
+    ("Abnormal images with the lowest scores", "what the detector is most likely to miss", 1, False),
+    ("Normal images with the highest scores", "the likely false alarms", 0, True),
+    ("Abnormal images with the highest scores", "the clearest finds", 1, True),
+    ("Normal images with the lowest scores", "the clearest normals", 0, False),
+)
+ROLES = {"image": "image", "map": "with map", "mask": "with true outline"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """PNG files for a page: (evaluation, image, role) -> bytes, roles "image", "map", "mask".
+
+    limits: values at the ends of the colour map per evaluation. cases: images shown per group.
+    """
+
+    files: Mapping[tuple[int, int, str], bytes] = field(default_factory=dict)
+    limits: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    cases: int = CASES[0]
+
+
+def pick_cases(labels: NDArray[np.integer], scores: NDArray[np.floating], count: int) -> list[list[int]]:
+    """Indices for each of GROUPS, at most `count` each; no image twice, images without a finite score never.
+
+    Of a small class the harder half goes to the group of errors. Ties keep the order of the data.
+    """
+    picked: list[list[int]] = []
+    for _, _, label, highest in GROUPS:
+        members = np.flatnonzero((labels == label) & np.isfinite(scores))
+        ordered = members[np.argsort(scores[members], kind="stable")]
+        worst_first = ordered if label == 1 else ordered[::-1]
+        hard = (len(ordered) + 1) // 2
+        chosen = worst_first[:hard] if highest == (label == 0) else worst_first[hard:][::-1]
+        picked.append([int(i) for i in chosen[:count]])
+    return picked
+
+
+def colour_limits(maps: NDArray[np.floating]) -> tuple[float, float]:
+    """(low, high): 1st and 99.5th percentile over all maps, so that images of one set can be compared."""
+    flat = maps.reshape(-1)
+    sample = flat[:: max(1, flat.size // 1_000_000)].astype(np.float64)
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        return 0.0, 0.0
+    low, high = np.percentile(sample, [1.0, 99.5])
+    return float(low), float(high)
+
+
+def whole_image(image_shape: tuple[int, int], array_shape: tuple[int, int]) -> Geometry:
+    """The geometry of an image squeezed whole into the array, nothing cut off and nothing padded."""
+    scale = array_shape[0] / image_shape[0], array_shape[1] / image_shape[1]
+    return Geometry(image_shape, array_shape, scale)
+
+
+def shrunk(image: Image, largest: int = LARGEST) -> Image:
+    """The image with its long side at most `largest`, averaged down; never enlarged."""
+    from PIL import Image as Pillow
+
+    height, width = image.shape
+    factor = largest / max(height, width)
+    if factor >= 1:
+        return image
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    planes = image.pixels[:, :, None] if image.pixels.ndim == 2 else image.pixels
+    small = [
+        np.asarray(Pillow.fromarray(np.ascontiguousarray(planes[:, :, c])).resize(size, Pillow.Resampling.BOX))
+        for c in range(planes.shape[2])
+    ]
+    return Image(small[0] if len(small) == 1 else np.stack(small, axis=-1), source=image.source)
+
+
+def on_grid(geometry: Geometry, shape: tuple[int, int], values: NDArray[np.generic]) -> NDArray[np.float32]:
+    """A map on the grid of a smaller copy of the image, (H, W) = shape, NaN where not seen."""
+    factors = [geometry.image_shape[axis] / shape[axis] for axis in range(2)]
+    scale = geometry.scale[0] * factors[0], geometry.scale[1] * factors[1]
+    return Geometry(shape, geometry.array_shape, scale, geometry.offset).to_image(values.astype(np.float32))
+
+
+def frame_of(name: str) -> int | None:
+    """The frame at the end of a record's name ("scan.dcm#3"), None where there is none."""
+    found = re.search(r"#(\d{1,9})$", name)
+    return int(found.group(1)) if found else None
+
+
+def read_file(path: str, frame: int | None) -> Image:
+    """Read an image with the package's reader."""
+    from wordsight.imaging import read_image
+
+    return read_image(path, frame=frame)
+
+
+@dataclass(frozen=True, slots=True)
+class Painter:
+    """Draws the images of one evaluation: how to read them, how the maps lie on them, one range of colours."""
+
+    evaluation: Evaluation
+    limits: tuple[float, float] | None
+    read: ReadImage
+    geometry: GeometryOf | None
+
+    def load(self, index: int) -> Image | None:
+        """The image, or None if it can no longer be read."""
+        try:
+            return self.read(self.evaluation.paths[index], frame_of(self.evaluation.names[index]))
+        except (WordsightError, OSError):
+            return None
+
+    def _on(self, values: NDArray[np.generic], image: Image, full: Image) -> NDArray[np.float32]:
+        shape = int(values.shape[0]), int(values.shape[1])
+        geometry = self.geometry(full) if self.geometry else whole_image(full.shape, shape)
+        return on_grid(geometry, image.shape, values)
+
+    def panels(self, index: int, largest: int | None) -> dict[str, RGB]:
+        """Pictures by role, long side at most `largest` (None: the image's own grid); none at all is possible."""
+        evaluation, full = self.evaluation, self.load(index)
+        if full is None:
+            if evaluation.maps is None:
+                return {}
+            return {"map": colour_map(scaled(evaluation.maps[index].astype(np.float32), self.limits))}
+        image = full if largest is None else shrunk(full, largest)
+        panels = {"image": to_rgb(image)}
+        if evaluation.maps is not None:
+            values = self._on(evaluation.maps[index], image, full)
+            panels["map"] = overlay(image, Heatmap("abnormal", values, evaluation.kind), limits=self.limits)
+        if evaluation.masks is not None and evaluation.masks[index].any():
+            truth = np.nan_to_num(self._on(evaluation.masks[index], image, full)) > 0.5
+            panels["mask"] = outline(panels["image"], truth)
+        return panels
+
+    def heatmap(self, index: int) -> RGB | None:
+        """The map over the image on the original grid, true outline on top where there is one."""
+        evaluation = self.evaluation
+        if evaluation.maps is None:
+            return None
+        panels = self.panels(index, None)
+        if "mask" not in panels or evaluation.masks is None:
+            return panels["map"]
+        line = (panels["mask"] != panels["image"]).any(axis=2)
+        return np.where(line[:, :, None], panels["mask"], panels["map"])
+
+
+def encode_png(rgb: RGB, largest: int, colours: int = 128) -> bytes:
+    """A small PNG: long side at most `largest`, grey where it is grey, else a palette."""
+    from PIL import Image as Pillow
+
+    picture = Pillow.fromarray(np.ascontiguousarray(rgb))
+    picture.thumbnail((largest, largest), Pillow.Resampling.LANCZOS)
+    small = np.asarray(picture)
+    if small.ndim == 2 or bool((small == small[:, :, :1]).all()):
+        picture = picture.convert("L")
+    else:
+        picture = picture.quantize(colours)
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def first_of_each(evaluations: Sequence[Evaluation], groups: Sequence[Sequence[int]]) -> list[int]:
+    """The evaluation that shows images for its group: the first that has any."""
+    shown = []
+    for members in groups:
+        shown.append(next((e for e in members if len(evaluations[e].names)), members[0]))
+    return shown
+
+
+def draw_pictures(
+    evaluations: Sequence[Evaluation],
+    shown: Sequence[int],
+    *,
+    read: ReadImage = read_file,
+    geometry: GeometryOf | None = None,
+    budget: int = BUDGET,
+) -> Pictures:
+    """Draw the cases of the evaluations numbered in `shown`, smaller and then fewer until they fit into `budget` bytes.
+
+    geometry: how a prepared array lies on an image; default, the image was squeezed whole into it.
+    """
+    limits = {e: colour_limits(m) for e in shown if (m := evaluations[e].maps) is not None}
+    panels: dict[tuple[int, int, str], RGB] = {}
+    for e in shown:
+        painter = Painter(evaluations[e], limits.get(e), read, geometry)
+        for group in pick_cases(evaluations[e].labels, evaluations[e].scores, CASES[0]):
+            for i in group:
+                panels.update({(e, i, role): rgb for role, rgb in painter.panels(i, LARGEST).items()})
+    for cases in CASES:
+        kept = {
+            (e, i)
+            for e in shown
+            for group in pick_cases(evaluations[e].labels, evaluations[e].scores, cases)
+            for i in group
+        }
+        for size in SIZES:
+            files = _fit({k: v for k, v in panels.items() if k[:2] in kept}, size, budget)
+            if files is not None:
+                return Pictures(files, limits, cases)
+    return Pictures({}, limits, CASES[-1])
+
+
+def _fit(
+    panels: Mapping[tuple[int, int, str], RGB], size: int, budget: int
+) -> dict[tuple[int, int, str], bytes] | None:
+    """All panels as PNG, or None as soon as they exceed the budget."""
+    files: dict[tuple[int, int, str], bytes] = {}
+    total = 0
+    for key, rgb in panels.items():
+        files[key] = encode_png(rgb, size)
+        total += len(files[key])
+        if total > budget:
+            return None
+    return files
