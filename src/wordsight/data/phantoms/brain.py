@@ -8,7 +8,7 @@ gland, wide perivascular spaces and prominent cortical veins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from wordsight.data.phantoms.common import (
     blob,
     frame,
     paint,
+    profile,
     radius_of,
     scanner,
     smooth_field,
@@ -57,7 +58,7 @@ CONTRASTS = (
 def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     """Draw one slice of `size` pixels; the same generator state gives the same head with and without lesions."""
     lesion_rng = rng.spawn(1)[0]
-    contrast = CONTRASTS[int(rng.integers(len(CONTRASTS)))]
+    contrast = _varied(rng, CONTRASTS[int(rng.integers(len(CONTRASTS)))])
     rotation, aspect = float(rng.normal(0, 7)), float(np.exp(rng.normal(0, 0.07)))
     on = frame(
         rng,
@@ -85,22 +86,50 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     return Phantom(scanner(rng, image, how), mask, int(abnormal), attributes, tuple(lesions))
 
 
+def _varied(rng: np.random.Generator, contrast: Contrast) -> Contrast:
+    """The same sequence with another echo and repetition time: each tissue a little brighter or darker."""
+    white, grey, fluid, vessel = (
+        float(np.clip(value * np.exp(rng.normal(0, spread)), 0.03, 0.97))
+        for value, spread in (
+            (contrast.white, 0.13),
+            (contrast.grey, 0.05),
+            (contrast.fluid, 0.15),
+            (contrast.vessel, 0.2),
+        )
+    )
+    grey *= white / contrast.white  # white and grey matter change together, or the order of the two would turn
+    return replace(contrast, white=white, grey=grey, fluid=fluid, vessel=vessel)
+
+
 def _head(
     rng: np.random.Generator, on: Frame, contrast: Contrast
 ) -> tuple[Float32, NDArray[np.bool_], dict[str, str | float | int]]:
     """Scalp, skull and brain; returns the image, where the parenchyma lies, and the anatomy in words."""
     radius = radius_of(on, (0.0, 0.0), (0.70, 0.84))
     thick = float(rng.uniform(0.035, 0.075))
+    edge = 1 - thick - float(rng.uniform(0.03, 0.06))
+    scalp = min(contrast.scalp * float(rng.uniform(0.6, 1.15)), 1.0)
     image = np.full(on.shape, 0.015, np.float32)
-    paint(image, soft(radius, 0.02), contrast.scalp * float(rng.uniform(0.7, 1.1)))
-    paint(image, soft(radius / np.float32(1 - thick), 0.02), contrast.bone)
-    brain_edge = 1 - thick - float(rng.uniform(0.03, 0.06))
-    relative = radius / np.float32(brain_edge)
-    image_inside = soft(relative, 0.02)
-    tissue, words = _tissue(rng, on, relative, contrast)
-    paint(image, image_inside, tissue)
-    inside = relative < 0.93
-    return image, inside, words
+    _fat(rng, on, image, scalp)
+    paint(image, soft(radius, 0.02), profile(radius, [(1 - thick, scalp)], contrast.bone))
+    window = on.window((0.0, 0.0), 0.84 * edge)
+    here = on.cut(window)
+    relative = radius[window] * np.float32(1 / edge)
+    tissue, words = _tissue(rng, here, relative, contrast)
+    paint(image[window], soft(relative, 0.02), tissue)
+    return image, radius < np.float32(0.93 * edge), words
+
+
+def _fat(rng: np.random.Generator, on: Frame, image: Float32, scalp: float) -> None:
+    """Temples and neck: bright and grey tissue outside the skull, which varies much from slice to slice."""
+    if rng.random() < 0.6:
+        extent, value = float(rng.uniform(0.03, 0.09)), float(rng.uniform(0.2, 1.0)) * scalp
+        for side in (-1.0, 1.0):
+            spot(on, image, (side * 0.66, float(rng.uniform(-0.3, 0.1))), (extent, 3 * extent), value, edge=3)
+    if rng.random() < 0.4:
+        extent, value = float(rng.uniform(0.08, 0.16)), float(rng.uniform(0.3, 1.0)) * scalp
+        for side in (-1.0, 1.0):
+            spot(on, image, (side * 0.17, 0.80), (0.24, extent), value, side * -12, edge=3)
 
 
 def _tissue(
@@ -108,11 +137,11 @@ def _tissue(
 ) -> tuple[Float32, dict[str, str | float | int]]:
     """Cortex, white matter, nuclei, ventricles and benign findings, filling the whole frame."""
     atrophy = float(rng.uniform(0.0, 1.0))
-    folds = np.abs(smooth_field(rng, on.shape, 13 * on.shape[0] / SIZE))
+    folds = np.abs(smooth_field(rng, on.shape, 0.085 / on.pixel))
     rim = np.clip((relative - np.float32(0.62)) * np.float32(5), 0, 1)  # cortex: the outer third
     grey = np.clip(np.float32(1.5) - folds * np.float32(2.6), 0, 1) * rim
     grey = np.maximum(grey, np.clip((relative - np.float32(0.90)) * np.float32(20), 0, 1))
-    width = np.float32(0.10 + 0.16 * atrophy)
+    width = np.float32(0.12 + 0.16 * atrophy)
     sulci = np.clip((width - folds) * np.float32(9), 0, 1) * rim
     sulci = np.maximum(sulci, np.clip((relative - np.float32(0.975 - 0.03 * atrophy)) * np.float32(35), 0, 1))
     fissure = np.clip(np.float32(1.5) - np.abs(on.u) * np.float32(1 / (0.006 + 0.008 * atrophy)), 0, 1)

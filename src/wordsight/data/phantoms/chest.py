@@ -19,6 +19,7 @@ from wordsight.data.phantoms.common import (
     Phantom,
     blob,
     ellipse,
+    enlarge,
     frame,
     radius_of,
     scanner,
@@ -34,7 +35,7 @@ FINDINGS = ("opacity", "effusion", "big heart", "nodules")
 class Thorax:
     """What one chest is built of, in anatomical units; `air` is (H, W) coverage of both lungs."""
 
-    dome: float
+    domes: tuple[float, float]
     heart: float
     air: Float32
     on: Frame
@@ -45,9 +46,9 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     lesion_rng = rng.spawn(1)[0]
     kind = str(lesion_rng.choice(FINDINGS, p=[0.35, 0.25, 0.15, 0.25])) if abnormal else ""
     rotation, aspect = float(rng.normal(0, 4)), float(np.exp(rng.normal(0, 0.07)))
-    on = frame(
+    half = frame(
         rng,
-        size,
+        (size + 1) // 2,
         rotation=rotation,
         shift=(float(rng.normal(0, 0.05)), float(rng.normal(0, 0.06))),
         scale=float(rng.uniform(0.85, 1.15)),
@@ -55,12 +56,16 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
         warp=0.015,
     )
     dome = float(rng.uniform(0.30, 0.56))
+    domes = (dome + float(rng.normal(0, 0.05)), dome + 0.05 + float(rng.normal(0, 0.05)))
     ratio = float(rng.uniform(0.40, 0.48))
     if kind == "big heart":
         ratio = float(lesion_rng.uniform(0.60, 0.72))
-    chest = Thorax(dome, ratio * 0.66, _lungs(rng, on, dome), on)
-    density = _soft_tissue(rng, chest)
-    density += _bones(rng, on)
+    # Everything is soft here: half the resolution is enough for all but vessels, wires and the edges of findings.
+    small = Thorax(domes, ratio * 0.66, _lungs(rng, half, domes), half)
+    on = half.enlarged((size, size))
+    density = enlarge(_soft_tissue(rng, small) + _bones(rng, half), on.shape, bicubic=False)
+    chest = Thorax(domes, small.heart, enlarge(small.air, on.shape, bicubic=False), on)
+    density += _clavicles(rng, on)
     density += _vessels(rng, chest)
     devices = _devices(rng, on, density)
     lesions = _findings(lesion_rng, kind, chest, density)
@@ -76,14 +81,14 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     return Phantom(scanner(rng, image, how), None, int(abnormal), attributes, lesions)
 
 
-def _lungs(rng: np.random.Generator, on: Frame, dome: float) -> Float32:
+def _lungs(rng: np.random.Generator, on: Frame, domes: tuple[float, float]) -> Float32:
     """Coverage of both lungs: two tall ovals cut off by the domes of the diaphragm; the right dome stands higher."""
     air = np.zeros(on.shape, np.float32)
-    for side, width in ((-1.0, 0.30), (1.0, 0.29)):
+    for side, low in zip((-1.0, 1.0), domes, strict=True):
+        width = float(rng.uniform(0.27, 0.31))
         middle = side * 0.37
         oval = radius_of(on, (middle, 0.02), (width, 0.72), side * -5)
         across = on.u - np.float32(middle - side * 0.05)
-        low = dome + float(rng.normal(0, 0.02)) + (0.05 if side > 0 else 0.0)
         floor = np.float32(low) + np.float32(1.9) * across * across
         air += soft(oval, 0.10) * np.clip((floor - on.v) * np.float32(28), 0, 1)
     np.clip(air, 0, 1, out=air)
@@ -97,21 +102,22 @@ def _soft_tissue(rng: np.random.Generator, chest: Thorax) -> Float32:
     neck = ellipse(on, (0.0, -0.95), (0.26, 0.45), edge=8)
     density: Float32 = np.maximum(body, neck) * np.float32(1.05)
     density += np.float32(0.16) * np.clip((on.v - np.float32(0.25)) * np.float32(3), 0, 1) * body
-    density -= chest.air * np.float32(rng.uniform(0.66, 0.78))
+    tilt = np.float32(1) + np.float32(rng.normal(0, 0.08)) * on.u + np.float32(rng.normal(0, 0.10)) * on.v
+    density -= chest.air * (tilt * np.float32(rng.uniform(0.58, 0.80)))
     mid = np.abs(on.u - np.float32(0.01))
     density += np.float32(0.24) * np.clip((np.float32(0.13) - mid) * np.float32(12), 0, 1) * body
     density += np.float32(0.10) * np.clip((np.float32(0.065) - mid) * np.float32(40), 0, 1) * body  # spine
     throat = np.clip((np.float32(0.035) - mid) * np.float32(60), 0, 1)
     density -= np.float32(0.13) * throat * np.clip((np.float32(-0.28) - on.v) * np.float32(20), 0, 1)
     wide = chest.heart
-    tilt = float(rng.uniform(18, 34))
-    heart = ellipse(on, (0.02 + 0.27 * wide, chest.dome - 0.20), (wide, 0.78 * wide), tilt, edge=6)
+    lean = float(rng.uniform(18, 34))
+    heart = ellipse(on, (0.02 + 0.27 * wide, min(chest.domes) - 0.18), (wide, 0.78 * wide), lean, edge=6)
     knob = ellipse(on, (0.11, -0.26), (0.075, 0.085), edge=5)
     density += np.float32(0.62) * np.maximum(heart, knob * np.float32(0.7)) * chest.air
     if rng.random() < 0.5:
-        extent, sag = float(rng.uniform(0.20, 0.30)), float(rng.uniform(0.20, 0.45))
-        strength = np.float32(rng.uniform(0.05, 0.14))
+        extent, sag = float(rng.uniform(0.20, 0.32)), float(rng.uniform(0.15, 0.45))
         for side in (-1.0, 1.0):
+            strength = np.float32(rng.uniform(0.03, 0.22))
             density += strength * ellipse(on, (side * 0.40, sag), (extent, extent * 0.95), edge=10)
     return density
 
@@ -123,22 +129,26 @@ def _bones(rng: np.random.Generator, on: Frame) -> Float32:
     cage = soft(radius_of(on, (0.0, 0.10), (0.72, 0.98)), 0.06)
     behind = (on.v - np.float32(0.18) * away + np.float32(0.75) * away * away) * np.float32(1 / spacing)
     wave = np.cos(np.float32(2 * np.pi) * (behind + np.float32(start)))
-    bones = np.clip((wave - np.float32(0.25)) * np.float32(2.5), 0, 1) * np.float32(0.085)
+    bones: Float32 = np.clip((wave - np.float32(0.25)) * np.float32(2.5), 0, 1) * np.float32(0.085)
     front = (on.v + np.float32(0.62) * away - np.float32(0.25) * away * away) * np.float32(1 / (spacing * 1.15))
     wave = np.cos(np.float32(2 * np.pi) * (front + np.float32(start * 0.7)))
     bones += np.clip((wave - np.float32(0.35)) * np.float32(2), 0, 1) * np.float32(0.05) * (away > 0.18)
     bones *= cage
     bones *= np.clip((away - np.float32(0.05)) * np.float32(14), 0, 1)
+    disc = np.cos(np.float32(2 * np.pi / 0.115) * on.v)
+    bones += np.float32(0.02) * disc * (away < 0.06)
+    return bones
+
+
+def _clavicles(rng: np.random.Generator, on: Frame) -> Float32:
+    """Both collar bones, more or less raised with the arms."""
     rise = float(rng.uniform(-0.06, 0.10))
     lines: list[tuple[list[tuple[float, float]], float]] = []
     for side in (-1.0, 1.0):
         path = [(0.07, -0.52), (0.25, -0.57 - 0.3 * rise), (0.45, -0.62 - rise), (0.68, -0.60 - 1.5 * rise)]
         points = [on.pixel_of(side * u, v) for u, v in path]
         lines.append(([(float(r), float(c)) for r, c in points], 0.034 / on.pixel))
-    bones += tubes(on.shape, lines) * np.float32(0.16)
-    disc = np.cos(np.float32(2 * np.pi / 0.115) * on.v)
-    bones += np.float32(0.02) * disc * (away < 0.06)
-    return bones
+    return tubes(on.shape, lines) * np.float32(0.16)
 
 
 def _vessels(rng: np.random.Generator, chest: Thorax) -> Float32:
@@ -206,7 +216,7 @@ def _findings(rng: np.random.Generator, kind: str, chest: Thorax, density: Float
     if kind == "effusion":
         return (_effusion(rng, chest, density),)
     if kind == "big heart":
-        centre = chest.on.pixel_of(0.02 + 0.27 * chest.heart, chest.dome - 0.20)
+        centre = chest.on.pixel_of(0.02 + 0.27 * chest.heart, min(chest.domes) - 0.18)
         return ({"kind": kind, "centre": centre, "size": round(2 * chest.heart / chest.on.pixel, 1), "contrast": 0.62},)
     return ()
 
@@ -243,12 +253,13 @@ def _effusion(rng: np.random.Generator, chest: Thorax, density: Float32) -> dict
     """Fluid at the base of one lung, rising towards the side wall (the meniscus)."""
     on, side = chest.on, float(rng.choice([-1.0, 1.0]))
     across = np.clip((np.float32(side) * on.u - np.float32(0.15)) * np.float32(1 / 0.5), 0, 1)
-    level = np.float32(chest.dome - rng.uniform(0.06, 0.22)) - np.float32(0.26) * across * across * across
+    floor = chest.domes[int(side > 0)]
+    level = np.float32(floor - rng.uniform(0.06, 0.22)) - np.float32(0.26) * across * across * across
     fluid = np.clip((on.v - level) * np.float32(18), 0, 1) * (on.u * np.float32(side) > 0)
     fluid *= chest.air
     strength = float(rng.uniform(0.5, 0.66))
     density += fluid * np.float32(strength)
-    centre = on.pixel_of(side * 0.42, chest.dome)
+    centre = on.pixel_of(side * 0.42, floor)
     extent = float(np.sqrt(np.count_nonzero(fluid > 0.5)))
     return {"kind": "effusion", "centre": centre, "size": round(extent, 1), "contrast": round(strength, 3)}
 

@@ -63,22 +63,45 @@ def grid(height: int, width: int) -> tuple[Float32, Float32]:
     return rows, columns
 
 
+@lru_cache(maxsize=256)
+def _taps(small: int, large: int, cubic: bool) -> tuple[NDArray[np.intp], Float32]:
+    """Interpolation along one axis: indices (taps, large) into `small` values and weights (taps, large)."""
+    position = (np.arange(large) + 0.5) * (small / large) - 0.5
+    first = np.floor(position).astype(np.intp)
+    t = position - first
+    if cubic:
+        weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]) / 6
+        offsets = np.arange(-1, 3)
+    else:
+        weights, offsets = np.stack([1 - t, t]), np.arange(2)
+    return np.clip(first + offsets[:, None], 0, small - 1), weights.astype(np.float32)
+
+
 def enlarge(values: Float32, shape: tuple[int, int], *, bicubic: bool = True) -> Float32:
-    """Interpolate a small (h, w) field to `shape` = (H, W); returns a writable float32 array."""
-    how = PillowImage.Resampling.BICUBIC if bicubic else PillowImage.Resampling.BILINEAR
-    small = PillowImage.fromarray(np.ascontiguousarray(values, dtype=np.float32))
-    return np.array(small.resize((shape[1], shape[0]), how), dtype=np.float32)
+    """Interpolate a small (h, w) field to `shape` = (H, W): cubic B-splines, which soften a little, or bilinear."""
+    indices, weights = _taps(values.shape[1], shape[1], bicubic)
+    wide = values[:, indices[0]] * weights[0]
+    for index, weight in zip(indices[1:], weights[1:], strict=True):
+        wide += values[:, index] * weight
+    indices, weights = _taps(values.shape[0], shape[0], bicubic)
+    result: Float32 = wide[indices[0]]
+    result *= weights[0][:, None]
+    for index, weight in zip(indices[1:], weights[1:], strict=True):
+        part = wide[index]
+        part *= weight[:, None]
+        result += part
+    return result
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Float32:
     """A smooth random field of about zero mean and unit variance, correlated over about `scale` pixels.
 
-    shape: (H, W). White noise of one value per `scale` pixels is enlarged by bicubic interpolation.
+    shape: (H, W). White noise of one value per `scale` pixels is enlarged by cubic B-splines.
     """
     small = (int(np.ceil(shape[0] / scale)) + 1, int(np.ceil(shape[1] / scale)) + 1)
     noise = rng.standard_normal(small, dtype=np.float32)
-    # Interpolation averages neighbours; 1.3 restores the variance of the white noise.
-    noise *= np.float32(1.3)
+    # The splines average neighbours; 2.0 restores the variance of the white noise.
+    noise *= np.float32(2.0)
     return enlarge(noise, shape)
 
 
@@ -100,15 +123,19 @@ def blur(image: Float32, passes: int = 1) -> Float32:
 
 @dataclass(frozen=True)
 class Frame:
-    """A warped coordinate system: `u` (across) and `v` (down) are (size, size) float32 anatomical coordinates.
+    """A warped coordinate system: `u` (across) and `v` (down) are (H, W) float32 anatomical coordinates.
 
     Anatomical units: the image is [-1, 1] in both directions before rotation, shift, scale and warp.
-    pixel: the width of one pixel in anatomical units, the softness of an edge.
+    pixel: the width of one pixel in anatomical units, the softness of an edge. rows, columns: how to get from (u, v) to
+    the pixel, (per u, per v, constant), the warp left out; slack: pixels by which the warp may change that.
     """
 
     u: Float32
     v: Float32
     pixel: float
+    rows: tuple[float, float, float]
+    columns: tuple[float, float, float]
+    slack: int
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -116,18 +143,38 @@ class Frame:
         return self.u.shape[0], self.u.shape[1]
 
     def pixel_of(self, u: float, v: float) -> tuple[int, int]:
-        """The pixel (row, column) nearest to an anatomical point."""
-        coarse = (self.u[::4, ::4] - np.float32(u)) ** 2 + (self.v[::4, ::4] - np.float32(v)) ** 2
-        row, column = np.unravel_index(int(coarse.argmin()), coarse.shape)
-        return int(row) * 4, int(column) * 4
+        """The pixel (row, column) of an anatomical point, warp left out; it may lie outside the image."""
+        row = self.rows[0] * u + self.rows[1] * v + self.rows[2]
+        column = self.columns[0] * u + self.columns[1] * v + self.columns[2]
+        return round(row), round(column)
+
+    def window(self, centre: tuple[float, float], reach: float) -> tuple[slice, slice]:
+        """The pixels within `reach` (anatomical units, warp allowed for) of a point; may be empty."""
+        row, column = self.pixel_of(*centre)
+        pixels = int(reach / self.pixel * 1.25) + self.slack
+        height, width = self.u.shape
+        top, bottom = min(max(row - pixels, 0), height), min(max(row + pixels + 1, 0), height)
+        left, right = min(max(column - pixels, 0), width), min(max(column + pixels + 1, 0), width)
+        return slice(top, bottom), slice(left, right)
+
+    def cut(self, window: tuple[slice, slice]) -> Frame:
+        """The frame of a window."""
+        top, left = window[0].start, window[1].start
+        rows = (self.rows[0], self.rows[1], self.rows[2] - top)
+        columns = (self.columns[0], self.columns[1], self.columns[2] - left)
+        return Frame(self.u[window], self.v[window], self.pixel, rows, columns, self.slack)
+
+    def enlarged(self, shape: tuple[int, int]) -> Frame:
+        """The same view with more pixels."""
+        factor = shape[0] / self.u.shape[0]
+        rows, columns = ((a * factor, b * factor, (c + 0.5) * factor - 0.5) for a, b, c in (self.rows, self.columns))
+        u, v = (enlarge(values, shape, bicubic=False) for values in (self.u, self.v))
+        return Frame(u, v, self.pixel / factor, rows, columns, int(np.ceil(self.slack * factor)))
 
     def around(self, centre: tuple[float, float], reach: float) -> tuple[tuple[slice, slice], Frame]:
-        """The window of pixels within `reach` (anatomical units, margin added) of a point, and the frame there."""
-        row, column = self.pixel_of(*centre)
-        pixels = int(reach / self.pixel * 1.35) + 6
-        rows = slice(max(row - pixels, 0), row + pixels + 1)
-        columns = slice(max(column - pixels, 0), column + pixels + 1)
-        return (rows, columns), Frame(self.u[rows, columns], self.v[rows, columns], self.pixel)
+        """The window around a point and the frame there."""
+        window = self.window(centre, reach)
+        return window, self.cut(window)
 
 
 def frame(
@@ -146,17 +193,21 @@ def frame(
     scale > 1 makes the anatomy larger, aspect > 1 wider. warp: standard deviation of the random displacement in
     anatomical units, smooth over `warp_scale` pixels of a 240 pixel image.
     """
-    rows, columns = grid(size, size)
-    angle = np.deg2rad(rotation)
-    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    across, down = columns - np.float32(shift[0]), rows - np.float32(shift[1])
-    u = (cosine * across + sine * down) * np.float32(1 / (scale * aspect))
-    v = (cosine * down - sine * across) * np.float32(aspect / scale)
+    down, across = grid(size, size)
+    across, down = across - np.float32(shift[0]), down - np.float32(shift[1])
+    angle = float(np.deg2rad(rotation))
+    cosine, sine = float(np.cos(angle)), float(np.sin(angle))
+    wide, tall = scale * aspect, scale / aspect
+    u = np.float32(cosine / wide) * across + np.float32(sine / wide) * down
+    v = np.float32(cosine / tall) * down - np.float32(sine / tall) * across
     if warp > 0:
         reach = warp_scale * size / SIZE
         u += np.float32(warp) * smooth_field(rng, (size, size), reach)
         v += np.float32(warp) * smooth_field(rng, (size, size), reach)
-    return Frame(u, v, 2.0 / size / scale)
+    half = size / 2
+    rows = (half * sine * wide, half * cosine * tall, half * (shift[1] + 1) - 0.5)
+    columns = (half * cosine * wide, -half * sine * tall, half * (shift[0] + 1) - 0.5)
+    return Frame(u, v, 2.0 / size / scale, rows, columns, int(3.5 * warp * half * max(wide, tall)) + 3)
 
 
 def radius_of(
@@ -189,6 +240,18 @@ def soft(radius: Float32, edge: float) -> Float32:
     coverage *= np.float32(-1.0 / max(edge, 1e-6))
     coverage += np.float32(0.5)
     return np.clip(coverage, 0, 1, out=coverage)
+
+
+def profile(radius: Float32, steps: Sequence[tuple[float, float]], start: float, edge: float = 0.02) -> Float32:
+    """Grey values by radius in one pass: `start` at the centre, then each (radius, value) outwards of that radius.
+
+    radius: (H, W) in [0, 2) or beyond, which counts as 2; edge: width of the ramp between two values.
+    """
+    places = np.arange(1024, dtype=np.float32) / np.float32(512)
+    table = np.full(1024, start, np.float32)
+    for where, value in steps:
+        table += (np.float32(value) - table) * np.clip((places - np.float32(where)) / np.float32(edge) + 0.5, 0, 1)
+    return table.take((radius * np.float32(512)).astype(np.intp), mode="clip")
 
 
 def ellipse(
@@ -262,6 +325,24 @@ def spot(
     """Paint a small ellipse of grey `value` into `image` in place, working only in its window."""
     window, here = on.around(centre, max(axes))
     paint(image[window], ellipse(here, centre, axes, angle, edge=edge), value)
+
+
+def shell(
+    on: Frame,
+    image: Float32,
+    centre: tuple[float, float],
+    axes: tuple[float, float],
+    values: tuple[float, float],
+    angle: float = 0.0,
+    *,
+    inner: float = 0.7,
+    edge: float = 1.5,
+) -> None:
+    """Paint a small ellipse with the grey of its rim, values[0], and of its inside, values[1], in place."""
+    window, here = on.around(centre, max(axes))
+    radius, ramp = radius_of(here, centre, axes, angle), edge * on.pixel / min(axes)
+    paint(image[window], soft(radius, ramp), values[0])
+    paint(image[window], soft(radius * np.float32(1 / inner), ramp / inner), values[1])
 
 
 def tubes(
@@ -341,20 +422,30 @@ def scanner(rng: np.random.Generator, image: Float32, how: Acquisition) -> NDArr
     """
     shape = (image.shape[0], image.shape[1])
     colour = image.ndim == 3
-    shading: Float32 = np.float32(how.bias) * smooth_field(rng, shape, shape[0] / 2) + np.float32(1)
-    picture = np.clip(image * (shading[..., None] if colour else shading), 0, None)
+    shading = smooth_field(rng, shape, shape[0] / 2)
+    shading *= np.float32(how.bias)
+    shading += np.float32(1)
+    picture: Float32 = image * (shading[..., None] if colour else shading)
+    np.maximum(picture, 0, out=picture)
     if how.gamma != 1:
         np.power(picture, np.float32(how.gamma), out=picture)
     if how.blurs and not colour:
         picture = blur(picture, how.blurs)
     picture *= np.float32(how.gain)
     picture += np.float32(how.offset)
-    noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(how.noise)
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    noise *= np.float32(how.noise)
     if how.rician:
-        other = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(how.noise)
-        picture = np.hypot(picture + noise, other)
+        # The other channel of the coil: the same field displaced is independent of it at every pixel.
+        other = np.roll(noise, int(rng.integers(noise.size // 4, noise.size // 2)))
+        picture += noise
+        picture *= picture
+        other *= other
+        picture += other
+        np.sqrt(picture, out=picture)
     else:
         picture += noise
     picture *= np.float32(255)
-    grey: NDArray[np.uint8] = np.clip(picture, 0, 255).astype(np.uint8)
+    np.clip(picture, 0, 255, out=picture)
+    grey: NDArray[np.uint8] = picture.astype(np.uint8)
     return grey

@@ -22,8 +22,10 @@ from wordsight.data.phantoms.common import (
     ellipse,
     frame,
     paint,
+    profile,
     radius_of,
     scanner,
+    shell,
     smooth_field,
     soft,
     spot,
@@ -92,15 +94,15 @@ def _body(rng: np.random.Generator, on: Frame) -> tuple[Float32, Float32, str]:
     """Table, skin, fat, muscle wall, ribs, spine; returns the image, the cavity's radius and the fat in words."""
     radius = radius_of(on, (0.0, 0.0), (0.88, 0.66), power=2.0)
     fat = float(rng.uniform(0.03, 0.13))
-    image = np.full(on.shape, 0.01, np.float32)
+    wall, inner = 0.97 - fat, 0.86 - fat
+    skin, muscle = float(rng.uniform(0.10, 0.20)), float(rng.uniform(0.38, 0.5))
+    image = profile(radius, [(inner, muscle), (wall, skin), (0.985, 0.42), (1.0, 0.01)], float(rng.uniform(0.12, 0.22)))
     if rng.random() < 0.6:
         table = np.abs(on.v - np.float32(0.80) + np.float32(0.12) * on.u * on.u)
-        paint(image, np.clip(np.float32(1.6) - table * np.float32(60), 0, 1), float(rng.uniform(0.25, 0.7)))
-    paint(image, soft(radius, 0.02), 0.42)
-    paint(image, soft(radius * np.float32(1 / 0.985), 0.02), float(rng.uniform(0.10, 0.20)))
-    wall, cavity = radius * np.float32(1 / (0.97 - fat)), radius * np.float32(1 / (0.86 - fat))
-    paint(image, soft(wall, 0.03), 0.45)
-    paint(image, soft(cavity, 0.03), float(rng.uniform(0.12, 0.22)))
+        table *= np.float32(-60)
+        table += np.float32(1.6)
+        paint(image, np.clip(table, 0, 1, out=table), float(rng.uniform(0.25, 0.7)))
+    cavity = radius * np.float32(1 / inner)
     between = 0.915 - fat
     start = float(rng.uniform(0, 30))
     for angle in np.arange(start - 60, start + 241, float(rng.uniform(21, 30))):
@@ -108,8 +110,7 @@ def _body(rng: np.random.Generator, on: Frame) -> tuple[Float32, Float32, str]:
         centre = (0.88 * between * float(np.cos(turn)), -0.66 * between * float(np.sin(turn)))
         tangent = float(np.rad2deg(np.arctan2(0.66 * np.cos(turn), 0.88 * np.sin(turn))))
         length = float(rng.uniform(0.035, 0.075))
-        spot(on, image, centre, (length, 0.020), float(rng.uniform(0.75, 1.0)), tangent)
-        spot(on, image, centre, (length * 0.6, 0.008), 0.55, tangent)
+        shell(on, image, centre, (length, 0.020), (float(rng.uniform(0.75, 1.0)), 0.6), tangent, inner=0.5)
     _spine(rng, on, image)
     return image, cavity, "little" if fat < 0.06 else "much" if fat > 0.1 else "average"
 
@@ -120,8 +121,7 @@ def _spine(rng: np.random.Generator, on: Frame, image: Float32) -> None:
         spot(on, image, (side * 0.15, 0.46), (0.14, 0.10), 0.44, side * 10)
         spot(on, image, (side * 0.10, 0.40), (0.11, 0.022), 0.85, side * 25)
     spot(on, image, (0.0, 0.46), (0.022, 0.08), 0.9)
-    spot(on, image, (0.0, 0.26), (0.115, 0.095), 0.92)
-    spot(on, image, (0.0, 0.255), (0.095, 0.075), float(rng.uniform(0.62, 0.8)))
+    shell(on, image, (0.0, 0.26), (0.115, 0.095), (0.92, float(rng.uniform(0.62, 0.8))), inner=0.82)
     spot(on, image, (0.0, 0.375), (0.045, 0.035), 0.40)
 
 
@@ -131,8 +131,7 @@ def _organs(rng: np.random.Generator, on: Frame, image: Float32, phase: Phase) -
         spot(on, image, (0.58, 0.12), (0.13, 0.25), phase.spleen * float(rng.uniform(0.9, 1.05)), -15, edge=2)
     meal = float(rng.choice([0.30, 0.42, 0.95]))
     middle = (float(rng.uniform(0.34, 0.46)), float(rng.uniform(-0.28, -0.16)))
-    spot(on, image, middle, (0.23, 0.17), 0.42, float(rng.uniform(-25, 10)), edge=2)
-    spot(on, image, middle, (0.20, 0.14), meal, float(rng.uniform(-25, 10)), edge=2)
+    shell(on, image, middle, (0.23, 0.17), (0.42, meal), float(rng.uniform(-25, 10)), inner=0.86, edge=2)
     if rng.random() < 0.7:
         spot(on, image, (middle[0] + 0.02, middle[1] - 0.06), (0.14, 0.065), 0.01, edge=2)
     for _ in range(int(rng.integers(1, 6))):
@@ -142,8 +141,7 @@ def _organs(rng: np.random.Generator, on: Frame, image: Float32, phase: Phase) -
     if rng.random() < 0.6:
         for side in (-1.0, 1.0):
             place = (side * 0.31 + 0.02, 0.29 + float(rng.normal(0, 0.02)))
-            spot(on, image, place, (0.095, 0.125), phase.kidney, side * 20, edge=2)
-            spot(on, image, place, (0.04, 0.06), 0.3, side * 20, edge=4)
+            shell(on, image, place, (0.095, 0.125), (phase.kidney, 0.3), side * 20, inner=0.45, edge=2)
     spot(on, image, (0.07, 0.125), (0.048, 0.048), phase.aorta)
     spot(on, image, (-0.11, 0.115), (0.050, 0.040), min(phase.aorta, 0.62))
 
@@ -161,10 +159,8 @@ def _liver(
     lobules = np.float32(density) + np.float32(0.018) * smooth_field(rng, on.shape, 4)
     scale = on.shape[0] / SIZE
     hilum = on.pixel_of(-0.20, -0.02)
-    veins = tubes(on.shape, _tree(rng, hilum, scale), supersample=2)
-    dots = [_dot(rng, on) for _ in range(int(rng.integers(4, 14)))]
-    veins = np.maximum(veins, tubes(on.shape, dots, supersample=2))
-    lobules += veins * np.float32(phase.vessel * float(rng.uniform(0.8, 1.15)))
+    lines = _tree(rng, hilum, scale) + [_dot(rng, on) for _ in range(int(rng.integers(4, 14)))]
+    lobules += tubes(on.shape, lines) * np.float32(phase.vessel * float(rng.uniform(0.8, 1.15)))
     paint(image, coverage, lobules)
     return outline < np.float32(0.96), "large" if reach > 0.14 else "small" if reach < 0.05 else "average"
 

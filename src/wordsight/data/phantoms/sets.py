@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from types import MappingProxyType
 
@@ -38,6 +39,12 @@ SETS: Mapping[str, Draw] = MappingProxyType(
 MASKED = frozenset({"Brain", "Liver", "Retina_RESC"})
 
 
+@cache
+def _keep_memory() -> None:
+    """Once per process, free a large array: glibc then reuses freed memory instead of faulting it in for each array."""
+    np.empty(4_000_000, np.float32)
+
+
 def draw_phantom(name: str, seed: int, index: int, abnormal: bool, size: int = SIZE) -> Phantom:
     """Draw image `index` of set `name` (a key of SETS); the same arguments give the same pixels on every call.
 
@@ -46,4 +53,5 @@ def draw_phantom(name: str, seed: int, index: int, abnormal: bool, size: int = S
     """
     if name not in SETS:
         raise DataError(f"unknown phantom set {name!r}: expected one of {', '.join(SETS)}. Check the spelling.")
+    _keep_memory()
     return SETS[name](stream(name, seed, index), abnormal, size)
