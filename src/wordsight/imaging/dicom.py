@@ -138,6 +138,16 @@ def _check_codestream(dataset: Any, frame: int, frames: int, name: str) -> None:
         )
 
 
+def _check_header(dataset: Any, name: str, max_pixels: int) -> None:
+    """Refuse absent, impossible or too large sizes before anything is decoded."""
+    if dataset.get("Rows") is None or dataset.get("Columns") is None:
+        raise ImageError(f"{name}: expected Rows and Columns beside pixel data, got none. The header is damaged.")
+    check_limit(name, int(dataset.Rows), int(dataset.Columns), max_pixels)
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    if samples not in (1, 3):
+        raise ImageError(f"{name}: expected 1 or 3 samples per pixel, got {samples}. The header is damaged.")
+
+
 def read_stored(stream: BinaryIO, name: str, frame: int | None, max_pixels: int) -> Stored:
     """Decode one frame (default: the first). Raises ImageTooLarge from the header, ImageError for what is no image."""
     with decoding(name, "DICOM file"):
@@ -146,15 +156,12 @@ def read_stored(stream: BinaryIO, name: str, frame: int | None, max_pixels: int)
         index = 0 if frame is None else frame
         if not 0 <= index < frames:
             raise ImageError(f"{name}: expected a frame from 0 to {frames - 1}, got {frame}. The file has {frames}.")
-        check_limit(name, int(dataset.Rows), int(dataset.Columns), max_pixels)
-        samples = int(dataset.get("SamplesPerPixel") or 1)
-        if samples not in (1, 3):
-            raise ImageError(f"{name}: expected 1 or 3 samples per pixel, got {samples}. The header is damaged.")
+        _check_header(dataset, name, max_pixels)
         _check_codestream(dataset, index, frames, name)
         from pydicom.pixels.utils import pixel_array
 
         values = pixel_array(dataset, index=index)
-        if values.shape[:2] != (dataset.Rows, dataset.Columns) or values.ndim != (3 if samples == 3 else 2):
+        if values.shape[:2] != (dataset.Rows, dataset.Columns) or values.shape[2:] not in ((), (3,)):
             raise ImageError(f"{name}: expected {dataset.Rows} x {dataset.Columns} pixels, decoded {values.shape}.")
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ImageError(f"{name}: expected finite pixel values, got NaN or infinity. Replace them before reading.")
