@@ -24,7 +24,7 @@ _H_LEVELS, _E_LEVELS = 128, 64
 _H_TOP, _E_TOP = 1.9, 1.5
 _PAD = 32
 _COARSE = 4
-_SHAPES = 64
+_SHAPES = 28
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Cell:
     nucleolus: float = 0.0
 
 
-LYMPHOCYTE = Cell(4.3, 0.10, (0.8, 1.0), 0.0, 0.1, 1.0, 11.5, 0.28)
-CLUSTERED = Cell(4.4, 0.10, (0.8, 1.0), 0.0, 0.1, 1.0, 9.6, 0.2)
-FIBROBLAST = Cell(8.0, 0.20, (0.22, 0.4), 0.0, 0.15, 0.85, 22.0, 0.4)
+LYMPHOCYTE = Cell(4.6, 0.09, (0.8, 1.0), 0.0, 0.1, 1.0, 12.2, 0.27)
+CLUSTERED = Cell(4.6, 0.09, (0.8, 1.0), 0.0, 0.1, 1.0, 10.2, 0.2)
+FIBROBLAST = Cell(8.0, 0.16, (0.22, 0.4), 0.0, 0.15, 0.85, 22.0, 0.4)
 CENTROBLAST = Cell(5.6, 0.10, (0.8, 1.0), 0.0, 0.45, 0.8, 14.5, 0.2, 0.25)
 HISTIOCYTE = Cell(5.0, 0.14, (0.55, 0.8), 0.0, 0.45, 0.7, 18.0, 0.25)
 TUMOUR = Cell(8.2, 0.26, (0.55, 1.0), 0.15, 0.55, 0.95, 18.0, 0.36, 0.75)
@@ -110,13 +110,18 @@ def _outside_holes(points: NDArray[np.float64], holes: NDArray[np.float64]) -> N
 def _nuclei(
     rng: np.random.Generator, tissue: Tissue, points: NDArray[np.float64], cell: Cell, angles: NDArray[np.float64]
 ) -> None:
-    """Draw one nucleus per point; at most _SHAPES different ones are made and each is used again if more are needed."""
+    """Draw one nucleus per point; at most _SHAPES are made, and used again turned by 180 degrees and as mirror images.
+
+    Slender nuclei follow the fibres and are turned only.
+    """
     if len(points) == 0:
         return
     patches = _shapes(rng, tissue, cell, angles[:_SHAPES])
     width, canvas = patches.shape[1], tissue.haematoxylin
     corners = np.floor(points).astype(np.intp) + (_PAD - width // 2)
-    shapes = list(patches)
+    shapes = [*patches, *patches[:, ::-1, ::-1]]
+    if cell.slender[0] > 0.5:
+        shapes += [*patches[:, ::-1], *patches[:, :, ::-1], *patches.transpose(0, 2, 1)]
     for number, (row, column) in enumerate(corners.tolist()):
         window = canvas[row : row + width, column : column + width]
         np.maximum(window, shapes[number % len(shapes)], out=window)
@@ -188,9 +193,11 @@ def _region(
 def _fibres(rng: np.random.Generator, size: int, unit: float) -> tuple[Float32, float]:
     """Wavy parallel fibres, (H, W) of about zero mean, and their direction in radians."""
     direction = float(rng.uniform(0, np.pi))
-    steps = np.arange(size, dtype=np.float32)
+    cells, steps = size // _COARSE, np.arange(size, dtype=np.float32)
     place = np.float32(np.cos(direction)) * steps[:, None] - np.float32(np.sin(direction)) * steps[None, :]
-    place = place + np.float32(rng.uniform(4, 12) * unit) * smooth_field(rng, (size, size), 60 * unit)
+    place = place + np.float32(rng.uniform(4, 12) * unit) * enlarge(
+        smooth_field(rng, (cells, cells), 15 * unit), (size, size), bicubic=False
+    )
     place *= np.float32(rng.uniform(0.5, 1.0) / unit)
     table = rng.standard_normal(1024).astype(np.float32)
     table = table + np.roll(table, 1) + 0.5 * np.roll(table, 2)
@@ -247,7 +254,7 @@ def _fill_region(rng: np.random.Generator, tissue: Tissue, cell: Cell, cytoplasm
     points = _lattice(rng, tissue.size, cell.spacing * tissue.unit, cell.jitter)
     points = points[_at(tissue.region, points) & _outside_holes(points, tissue.holes)]
     inner = tissue.haematoxylin[_PAD:-_PAD, _PAD:-_PAD]
-    cover = enlarge(tissue.region.astype(np.float32), (tissue.size, tissue.size))
+    cover = enlarge(tissue.region.astype(np.float32), (tissue.size, tissue.size), bicubic=False)
     inner += np.float32(cytoplasm[0]) * cover
     tissue.eosin[...] += cover * (np.float32(cytoplasm[1]) - np.float32(0.5) * (tissue.eosin - np.float32(0.3)))
     _nuclei(rng, tissue, points, cell, rng.uniform(0, np.pi, len(points)))
@@ -308,7 +315,7 @@ def _tissue(
     level = {"lymphoid": -1.2, "mixed": 0.0, "stromal": 1.1}[kind]
     stroma = np.clip(0.5 + 1.2 * (smooth_field(rng, (cells, cells), 14) + np.float32(level)), 0, 1)
     fibres, direction = _fibres(rng, size, unit)
-    wide = enlarge(stroma, (size, size))
+    wide = enlarge(stroma, (size, size), bicubic=False)
     eosin = np.float32(0.2) + np.float32(0.3) * wide + np.float32(rng.uniform(0.04, 0.1)) * fibres * (wide + 0.2)
     canvas = np.full((size + 2 * _PAD, size + 2 * _PAD), rng.uniform(0.06, 0.14), dtype=np.float32)
     holes = _holes(rng, size, unit, gaps)
@@ -327,8 +334,8 @@ def _tissue(
 def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     """A stained section of lymphoid and connective tissue; abnormal: nests of large, pale, disordered nuclei.
 
-    RGB pixels, no mask. size: pixels, at least 64. The tumour has a random stream of its own: with the same `rng`,
-    healthy and abnormal sections share layout and acquisition.
+    RGB pixels, no mask. size: pixels, at least 64. The region of interest has a random stream of its own: with the
+    same `rng`, healthy and abnormal sections share layout and acquisition.
     """
     own = np.random.Generator(np.random.SFC64(int(rng.integers(2**63))))
     tissue, nests, direction, attributes = _tissue(rng, size)

@@ -63,12 +63,16 @@ def _choroid(rng: np.random.Generator, scene: Scene, picture: Float32) -> None:
     np.copyto(block, choroid, where=below >= 0)
 
 
-def _reflectivity(rng: np.random.Generator, scene: Scene) -> Float32:
-    """Grey values (H, W) without noise: vitreous, layers, gaps, epithelium and choroid, cavities."""
+def reflectivity(rng: np.random.Generator, scene: Scene) -> Float32:
+    """Grey values (H, W) without noise: vitreous, layers, gaps, epithelium and choroid, cavities.
+
+    Takes one number from `rng` whatever the scene, so that what follows is the same for healthy and ill.
+    """
+    own = np.random.Generator(np.random.SFC64(int(rng.integers(2**63))))
     size = len(scene.retina.ilm)
     picture = np.full((size, size), scene.vitreous, dtype=np.float32)
-    _layers(rng, scene, picture)
-    _choroid(rng, scene, picture)
+    _layers(own, scene, picture)
+    _choroid(own, scene, picture)
     if scene.cavity is not None:
         picture += scene.cavity * (np.float32(scene.cavity_level) - picture)
     return picture
@@ -106,7 +110,7 @@ def _vitreous_body(rng: np.random.Generator, scene: Scene, picture: Float32) -> 
     elif kind == "floaters":
         top = int(max(scene.retina.ilm.min() - 6 * unit, 4))
         for _ in range(int(rng.integers(2, 9))):
-            row, column = int(rng.integers(1, max(top, 3))), int(rng.integers(1, size - 3))
+            row, column = int(rng.uniform(1, max(top, 3))), int(rng.uniform(1, size - 3))
             picture[row : row + 2, column : column + 3] += np.float32(rng.uniform(0.15, 0.4))
     return kind
 
@@ -147,7 +151,7 @@ def _white_border(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> None:
 
 def _draw(rng: np.random.Generator, abnormal: bool, style: Style, size: int) -> Phantom:
     scene, attributes = build(rng, abnormal, style, size)
-    picture = _reflectivity(rng, scene)
+    picture = reflectivity(rng, scene)
     vessels = int(rng.integers(style.vessels[0], style.vessels[1] + 1))
     _vessels(rng, scene, picture, vessels)
     attributes["vessels"] = vessels

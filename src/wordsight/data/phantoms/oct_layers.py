@@ -305,11 +305,11 @@ def _cavity(
 
 
 _LESIONS: Mapping[str, Callable[[np.random.Generator, Scene, float], None]] = {
-    "intraretinal fluid": _intraretinal_fluid,
-    "subretinal fluid": _subretinal_fluid,
-    "pigment epithelium detachment": _detachment,
     "drusen": _drusen,
+    "pigment epithelium detachment": _detachment,
     "neovascular membrane": _membrane,
+    "subretinal fluid": _subretinal_fluid,
+    "intraretinal fluid": _intraretinal_fluid,
 }
 
 
@@ -317,8 +317,8 @@ def _add_lesions(rng: np.random.Generator, scene: Scene, style: Style) -> None:
     """One kind of lesion, sometimes two; about one image in seven is hard (low contrast)."""
     hard = rng.random() < 0.15
     count = 2 if rng.random() < 0.25 and not style.smooth else 1
-    # Arches first: cavities are cut into the retina as it lies in the end.
-    kinds = sorted(rng.choice(style.kinds, count, replace=False), key=lambda kind: kind == "intraretinal fluid")
+    # From below upwards: what is drawn later must not move what is already masked.
+    kinds = sorted(rng.choice(style.kinds, count, replace=False), key=list(_LESIONS).index)
     for kind in kinds:
         contrast = float(rng.uniform(0.45, 0.6) if hard else rng.uniform(0.75, 1.0))
         _LESIONS[str(kind)](rng, scene, contrast)
