@@ -197,15 +197,12 @@ def test_shortcuts_see_size_and_nothing_else() -> None:
 def test_shortcuts_keep_patients_together() -> None:
     # Ten patients with features of their own: a line through four features can learn them by heart.
     labels = np.repeat(np.arange(10) % 2, 10)
-    found: dict[str, list[float]] = {"patient": [], "image": []}
-    for seed in range(3):
-        features = np.repeat(np.random.default_rng(seed).normal(size=(10, 4)), 10, axis=0)
-        for kind, names in (("patient", [f"p{i // 10}" for i in range(100)]), ("image", [f"p{i}" for i in range(100)])):
-            auroc = shortcut_aurocs(features, labels, names, seed=seed)["size, mean and std"]
-            assert auroc is not None
-            found[kind].append(auroc)
-    assert np.mean(found["image"]) > 0.85
-    assert np.mean(found["patient"]) < 0.7
+    features = np.repeat(np.random.default_rng(4).normal(size=(10, 4)), 10, axis=0)
+    by_patient = shortcut_aurocs(features, labels, [f"p{i // 10}" for i in range(100)])["size, mean and std"]
+    by_image = shortcut_aurocs(features, labels, [f"p{i}" for i in range(100)])["size, mean and std"]
+    assert by_patient is not None
+    assert by_image is not None
+    assert by_patient < 0.65 < 0.85 < by_image
 
 
 def test_shortcuts_need_enough_images_and_groups() -> None:
