@@ -1,6 +1,15 @@
 """How fast the pixel metrics are against scikit-learn and the definition, in one run: `python benchmarks/metrics.py`.
 
-Ratios are what to look at; absolute times depend on the machine. Values are compared too.
+Ratios are what to look at; absolute times depend on the machine. Values are compared too. Last table, one core of a busy
+two-core machine, NumPy 2.4, scikit-learn 1.9:
+
+    100 images of 240 x 240, 1.4% abnormal pixels
+    pixel AUROC                      0.273 s   scikit-learn     8.691 s      31.9 x   difference 1.1e-16
+    pixel average precision          0.274 s   scikit-learn     9.284 s      33.9 x   difference 2.8e-17
+    PRO, 4 images of 20 x 20         0.009 s     definition     0.247 s      28.3 x   difference 5.6e-17
+    PRO                              0.418 s
+    all three, 1000 draws            1.632 s
+    1000 draws of an AUROC           0.083 s   scikit-learn    16.314 s     196.8 x   difference 0.0e+00
 """
 
 from __future__ import annotations
@@ -53,7 +62,7 @@ def row(name: str, ours: Callable[[], float], other: str, theirs: Callable[[], f
 
 def main() -> None:
     """Run all comparisons and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--side", type=int, default=240)
     arguments = parser.parse_args()

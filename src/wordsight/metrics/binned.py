@@ -2,7 +2,7 @@
 
 Bins are shared by all images and cut at quantiles of the abnormal and of the normal scores, so that each holds at
 most about 0.1 % of either class; a score that many pixels share has a bin of its own. Values differ from the exact
-ones by less than 1e-3. Memory: 3 x 8 bytes x bins (at most about 2,000) per image.
+ones by less than 1e-3. Memory: 3 x 8 bytes x bins (about 2,300, at most 4,600) per image.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class PixelHistograms:
                 continue
             shares, lesions[i] = component_shares(masks[i], counted)
             found = scores[counted & masks[i]]
-            abnormal[i], coverage[i] = _counts(found, edges), _counts(found, edges, shares)
+            abnormal[i], coverage[i] = _counts(found, edges), _sums(found, edges, shares)
         tied = _is_tied(ranks, edges)[::-1]
         # An edge is the score of an abnormal pixel more often than not, so m of them in a bin lie at 1/m ... m/m.
         many = np.maximum(abnormal.sum(axis=0)[::-1], 1.0)
@@ -113,8 +113,9 @@ class PixelHistograms:
         )
 
     def _gain(self, start: Floats, end: Floats, max_fpr: float) -> Floats:
-        inside = np.maximum(max_fpr - (start + self.depth * (end - start)), 0.0)
-        return np.where(self.tied, line_gain(start, end, max_fpr), inside)
+        gain = np.maximum(max_fpr - (start + self.depth * (end - start)), 0.0)
+        gain[:, self.tied] = line_gain(start[:, self.tied], end[:, self.tied], max_fpr)
+        return np.asarray(gain, dtype=np.float64)
 
     def _average_precision(self, abnormal: Floats, normal: Floats, above: Floats, negatives: Floats) -> Floats:
         depth = np.where(self.tied, 1.0, self.depth)
@@ -125,7 +126,14 @@ class PixelHistograms:
         return _mean(abnormal, precision, abnormal.sum(axis=1), negatives)
 
 
-def _counts(scores: Scores, edges: Scores, weights: Floats | None = None) -> Floats:
+def _counts(scores: Scores, edges: Scores) -> Floats:
+    """Scores per bin; sorting one image and placing the edges in it is far cheaper than placing every pixel."""
+    below = np.searchsorted(np.sort(scores), edges, side="left")
+    return np.diff(below, prepend=0, append=len(scores)).astype(np.float64)
+
+
+def _sums(scores: Scores, edges: Scores, weights: Floats) -> Floats:
+    """Sum of the weights of the scores in each bin."""
     places = np.searchsorted(edges, scores, side="right")
     return np.asarray(np.bincount(places, weights, minlength=len(edges) + 1), dtype=np.float64)
 

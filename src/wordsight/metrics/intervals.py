@@ -19,6 +19,7 @@ Statistic = Callable[[Floats], Floats]
 """Weights (D, N), how often each image counts in each draw -> values (D,) or (K, D), NaN where undefined."""
 
 _BLOCK = 1 << 20  # numbers in one block of weights: 8 MiB
+_ROWS = 256  # draws in one block: a statistic over 2,300 bins then needs 5 MB per array
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def bootstrap_weights(groups: Sequence[str], *, draws: int = 1000, seed: int = 0
     places = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)[1]
     count = int(places.max()) + 1
     rng = np.random.default_rng(seed)
-    rows = max(1, min(draws, _BLOCK // max(len(places), count)))
+    rows = max(1, min(draws, _ROWS, _BLOCK // max(len(places), count)))
     for start in range(0, draws, rows):
         size = min(rows, draws - start)
         drawn = rng.integers(0, count, size=(size, count))
