@@ -1,7 +1,7 @@
 """How fast the pixel metrics are against scikit-learn and the definition, in one run: `python benchmarks/metrics.py`.
 
-Ratios are what to look at; absolute times depend on the machine. Values are compared too. Last table, one core of a busy
-two-core machine, NumPy 2.4, scikit-learn 1.9:
+Ratios are what to look at; absolute times depend on the machine. Values are compared too. Last table, one core of
+a busy two-core machine, NumPy 2.4, scikit-learn 1.9:
 
     100 images of 240 x 240, 1.4% abnormal pixels
     pixel AUROC                      0.273 s   scikit-learn     8.691 s      31.9 x   difference 1.1e-16
