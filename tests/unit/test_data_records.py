@@ -11,6 +11,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from wordsight.data import benchmark_records, hash_records, records_from, records_from_pair
+from wordsight.data.listing import image_files, walk_files
 from wordsight.errors import DataError
 from wordsight.imaging import read_image
 from wordsight.types import Record
@@ -80,6 +81,13 @@ def test_links_to_folders_end(tmp_path: Path) -> None:
     (tmp_path / "a" / "self").symlink_to(tmp_path / "a", target_is_directory=True)
     (tmp_path / "a" / "dangling.png").symlink_to(tmp_path / "nowhere.png")
     assert [r.path.name for r in records_from(tmp_path)] == ["1.png"]
+
+
+def test_folders_that_cannot_be_listed_are_not_left_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone: cannot list this folder \(No such file"):
+        list(walk_files(tmp_path / "gone"))
+    with pytest.raises(DataError, match=r"gone: cannot list this folder"):
+        image_files(tmp_path / "gone")
 
 
 def test_empty_folders_say_what_was_looked_for(tmp_path: Path) -> None:

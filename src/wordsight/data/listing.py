@@ -43,6 +43,16 @@ def image_suffix(name: str) -> str:
     return "" if suffix[1:].isdigit() else suffix
 
 
+def _unlistable(error: OSError) -> DataError:
+    return DataError(
+        f"{error.filename}: cannot list this folder ({error.strerror}). Check the path and its permissions."
+    )
+
+
+def _refuse(error: OSError) -> None:
+    raise _unlistable(error) from error
+
+
 def image_files(folder: Path) -> list[Path]:
     """Image files directly in a folder by suffix (any case, or none), sorted by name, hidden files left out.
 
@@ -51,7 +61,7 @@ def image_files(folder: Path) -> list[Path]:
     try:
         entries = sorted(folder.iterdir(), key=lambda p: p.name)
     except OSError as error:
-        raise DataError(f"{folder}: cannot list this folder ({error.strerror}).") from error
+        raise _unlistable(error) from error
     visible = (p for p in entries if not p.name.startswith(".") and image_suffix(p.name) in IMAGE_SUFFIXES)
     return [p for p in visible if p.is_file()]
 
@@ -59,10 +69,11 @@ def image_files(folder: Path) -> list[Path]:
 def walk_files(folder: Path) -> Iterator[Path]:
     """Files below a folder, sorted folder by folder; hidden names and mask folders left out.
 
-    Links to folders are followed, each real folder once, so that loops end.
+    Links to folders are followed, each real folder once, so that loops end. Raises DataError for a folder that cannot
+    be listed: leaving it out silently would change a data set.
     """
     seen: set[tuple[int, int]] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
