@@ -93,6 +93,9 @@ def test_protocol_in_words() -> None:
     assert "Lr: 0.1." in told
     assert "validation images" in protocol_sentences({"selection": "validation"}, "logit")[0]
     assert "Model selection: odd." in protocol_sentences({"selection": "odd"}, "other")
+    rules = " ".join(protocol_sentences({"transductive": True, "mask_rule": "half"}, "scaled"))
+    assert "Transductive, as the papers did" in rules
+    assert "above half the largest value" in rules
     assert "4 support images" in " ".join(protocol_sentences({"shots": 4}, "scaled"))
 
 
@@ -228,8 +231,9 @@ def test_cases_are_the_extremes_and_shown_once(seed: int, count: int, most: int)
 
 
 def test_small_helpers() -> None:
-    assert frame_of("scan.dcm#12") == 12
-    assert frame_of("scan#x.png") is None
+    assert frame_of("a/scan.dcm#12", "/data/a/scan.dcm") == 12
+    assert frame_of("a/scan#12", "/data/a/scan#12") is None
+    assert frame_of("scan#x.png", "other.png") is None
     assert colour_limits(np.full((1, 2, 2), np.nan)) == (0.0, 0.0)
     low, high = colour_limits(np.linspace(0, 1, 10_000).reshape(1, 100, 100))
     assert (low, high) == pytest.approx((0.01, 0.995), abs=1e-3)

@@ -27,11 +27,12 @@ REPEATS = ("draw", "seed")
 
 
 def group_evaluations(evaluations: Sequence[Evaluation]) -> list[list[int]]:
-    """Numbers of the evaluations that differ in draw and seed alone, in order of first appearance."""
+    """Numbers of the evaluations of the same data that differ in draw and seed alone, in order of first appearance."""
     groups: dict[str, list[int]] = {}
     for number, evaluation in enumerate(evaluations):
         fixed = {k: v for k, v in evaluation.protocol.items() if k not in REPEATS}
-        key = json.dumps([evaluation.dataset, evaluation.method, evaluation.kind, fixed], sort_keys=True, default=str)
+        same = [evaluation.dataset, evaluation.data_hash, evaluation.method, evaluation.kind, fixed]
+        key = json.dumps(same, sort_keys=True, default=str)
         groups.setdefault(key, []).append(number)
     return list(groups.values())
 

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,8 +103,10 @@ def on_grid(geometry: Geometry, shape: tuple[int, int], values: NDArray[np.gener
     return Geometry(shape, geometry.array_shape, scale, geometry.offset).to_image(values.astype(np.float32))
 
 
-def frame_of(name: str) -> int | None:
-    """The frame at the end of a record's name ("scan.dcm#3"), None where there is none."""
+def frame_of(name: str, path: str) -> int | None:
+    """The frame at the end of a record's name ("scan.dcm#3") that its path does not have, None where there is none."""
+    if Path(path).name == Path(name).name:
+        return None
     found = re.search(r"#(\d{1,9})$", name)
     return int(found.group(1)) if found else None
 
@@ -127,7 +130,9 @@ class Painter:
     def load(self, index: int) -> Image | None:
         """The image, or None if it can no longer be read."""
         try:
-            return self.read(self.evaluation.paths[index], frame_of(self.evaluation.names[index]))
+            return self.read(
+                self.evaluation.paths[index], frame_of(self.evaluation.names[index], self.evaluation.paths[index])
+            )
         except (WordsightError, OSError):
             return None
 
@@ -175,9 +180,9 @@ def encode_png(rgb: RGB, largest: int, colours: int = 128) -> bytes:
     if small.ndim == 2 or bool((small == small[:, :, :1]).all()):
         picture = picture.convert("L")
     else:
-        picture = picture.quantize(colours)
+        picture = picture.quantize(colours, method=Pillow.Quantize.FASTOCTREE)
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
+    picture.save(stream, format="PNG")
     return stream.getvalue()
 
 
@@ -215,8 +220,9 @@ def draw_pictures(
             for group in pick_cases(evaluations[e].labels, evaluations[e].scores, cases)
             for i in group
         }
+        wanted = {key: rgb for key, rgb in panels.items() if key[:2] in kept}
         for size in SIZES:
-            files = _fit({k: v for k, v in panels.items() if k[:2] in kept}, size, budget)
+            files = _fit(wanted, size, budget)
             if files is not None:
                 return Pictures(files, limits, cases)
     return Pictures({}, limits, CASES[-1])
@@ -225,12 +231,11 @@ def draw_pictures(
 def _fit(
     panels: Mapping[tuple[int, int, str], RGB], size: int, budget: int
 ) -> dict[tuple[int, int, str], bytes] | None:
-    """All panels as PNG, or None as soon as they exceed the budget."""
-    files: dict[tuple[int, int, str], bytes] = {}
-    total = 0
-    for key, rgb in panels.items():
-        files[key] = encode_png(rgb, size)
-        total += len(files[key])
-        if total > budget:
-            return None
-    return files
+    """All panels as PNG, or None if they exceed the budget; a sample tells most often, before all are encoded."""
+    keys = list(panels)
+    sample = keys[:: max(1, len(keys) // 8)]
+    files = {key: encode_png(panels[key], size) for key in sample}
+    if sum(map(len, files.values())) * len(keys) > 1.1 * budget * max(1, len(sample)):
+        return None
+    files |= {key: encode_png(panels[key], size) for key in keys if key not in files}
+    return files if sum(map(len, files.values())) <= budget else None

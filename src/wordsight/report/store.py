@@ -254,7 +254,7 @@ def _evaluation(
     number: int, raw: Mapping[str, Any], rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[np.generic]]
 ) -> Evaluation:
     if len(rows) != raw["counts"]["images"]:
-        raise ValueError(f"{len(rows)} predictions for {raw['images']} images of evaluation {number}")
+        raise ValueError(f"{len(rows)} predictions for {raw['counts']['images']} images of evaluation {number}")
     maps, masks = arrays.get(f"maps-{number}"), arrays.get(f"masks-{number}")
     for stack in (maps, masks):
         if stack is not None and (stack.ndim != 3 or len(stack) != len(rows)):

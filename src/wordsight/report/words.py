@@ -40,6 +40,11 @@ SCALES = {
     "test": "Scores were min-max scaled over the whole test set, as the papers did.",
     "published": "Scores were min-max scaled over the whole test set, as the papers did.",
 }
+TRANSDUCTIVE = "Transductive, as the papers did: scores were scaled by their range over all test images."
+MASK_RULES = {
+    "any": "A mask pixel counts as lesion if it is not zero.",
+    "half": "A mask pixel counts as lesion above half the largest value, as published.",
+}
 LONGEST = 160
 
 
@@ -78,6 +83,10 @@ def protocol_sentences(protocol: Mapping[str, Any], kind: str) -> list[str]:
         told.append(SCALES.get(str(scale).lower(), f"Scaling of scores: {scale}."))
     if (shots := rest.pop("shots", None)) is not None:
         told.append(_shots(shots))
+    if (transductive := rest.pop("transductive", None)) is not None:
+        told.append(TRANSDUCTIVE if transductive else "Each score depends on its own image alone.")
+    if (rule := rest.pop("mask_rule", None)) is not None:
+        told.append(MASK_RULES.get(str(rule), f"Mask rule: {rule}."))
     told += [f"{key.replace('_', ' ').capitalize()}: {value}." for key, value in rest.items() if value is not None]
     return [printable(sentence, 400) for sentence in told]
 
