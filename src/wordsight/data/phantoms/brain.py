@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from wordsight.data.phantoms.common import (
     SIZE,
-    Acquisition,
     Float32,
     Frame,
     Phantom,
@@ -25,11 +24,11 @@ from wordsight.data.phantoms.common import (
     paint,
     profile,
     radius_of,
-    scanner,
     smooth_field,
     soft,
     spot,
 )
+from wordsight.data.phantoms.scan import Acquisition, scanner
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ class Contrast:
 CONTRASTS = (
     Contrast("T1", 0.80, 0.07, 0.56, 0.43, 0.13, 0.20, (-0.24, -0.20, 0.22), -0.10),
     Contrast("T1 with contrast agent", 0.82, 0.08, 0.46, 0.37, 0.12, 0.85, (0.36, 0.30, -0.22), -0.09),
-    Contrast("T2", 0.50, 0.05, 0.33, 0.44, 0.88, 0.06, (0.34, 0.28, -0.2), 0.18),
-    Contrast("FLAIR", 0.55, 0.07, 0.36, 0.46, 0.09, 0.12, (0.36, 0.30, 0.26), 0.17),
+    Contrast("T2", 0.60, 0.05, 0.33, 0.44, 0.88, 0.06, (0.34, 0.28, -0.2), 0.18),
+    Contrast("FLAIR", 0.68, 0.07, 0.36, 0.46, 0.09, 0.12, (0.34, 0.28, 0.24, -0.2), 0.16),
 )
 
 
@@ -106,9 +105,9 @@ def _head(
 ) -> tuple[Float32, NDArray[np.bool_], dict[str, str | float | int]]:
     """Scalp, skull and brain; returns the image, where the parenchyma lies, and the anatomy in words."""
     radius = radius_of(on, (0.0, 0.0), (0.70, 0.84))
-    thick = float(rng.uniform(0.035, 0.075))
+    thick = float(rng.uniform(0.03, 0.09))
     edge = 1 - thick - float(rng.uniform(0.03, 0.06))
-    scalp = min(contrast.scalp * float(rng.uniform(0.6, 1.15)), 1.0)
+    scalp = min(contrast.scalp * float(rng.uniform(0.5, 1.4)), 1.0)
     image = np.full(on.shape, 0.015, np.float32)
     _fat(rng, on, image, scalp)
     paint(image, soft(radius, 0.02), profile(radius, [(1 - thick, scalp)], contrast.bone))
@@ -126,8 +125,8 @@ def _fat(rng: np.random.Generator, on: Frame, image: Float32, scalp: float) -> N
         extent, value = float(rng.uniform(0.03, 0.09)), float(rng.uniform(0.2, 1.0)) * scalp
         for side in (-1.0, 1.0):
             spot(on, image, (side * 0.66, float(rng.uniform(-0.3, 0.1))), (extent, 3 * extent), value, edge=3)
-    if rng.random() < 0.4:
-        extent, value = float(rng.uniform(0.08, 0.16)), float(rng.uniform(0.3, 1.0)) * scalp
+    if rng.random() < 0.6:
+        extent, value = float(rng.uniform(0.08, 0.17)), float(rng.uniform(0.4, 1.3)) * scalp
         for side in (-1.0, 1.0):
             spot(on, image, (side * 0.17, 0.80), (0.24, extent), value, side * -12, edge=3)
 
@@ -214,7 +213,7 @@ def _lesion(
     angle, away = float(rng.uniform(0, 2 * np.pi)), float(np.sqrt(rng.uniform(0.05, 0.75)))
     centre = on.pixel_of(0.56 * away * float(np.cos(angle)), 0.66 * away * float(np.sin(angle)))
     radius = float(rng.uniform(0.035, 0.095)) * size
-    strength = float(rng.choice(contrast.masses)) * float(rng.uniform(0.75, 1.15))
+    strength = float(rng.choice(contrast.masses)) * float(rng.uniform(0.7, 1.15))
     aspect, ring = float(np.exp(rng.normal(0, 0.2))), rng.random() < 0.35
     if rng.random() < 0.5:
         window, around = blob(rng, size, centre, radius * float(rng.uniform(1.3, 1.7)), 0.3, aspect=aspect, edge=6)

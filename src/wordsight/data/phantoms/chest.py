@@ -13,7 +13,6 @@ import numpy as np
 
 from wordsight.data.phantoms.common import (
     SIZE,
-    Acquisition,
     Float32,
     Frame,
     Phantom,
@@ -22,11 +21,11 @@ from wordsight.data.phantoms.common import (
     enlarge,
     frame,
     radius_of,
-    scanner,
     smooth_field,
     soft,
     tubes,
 )
+from wordsight.data.phantoms.scan import Acquisition, scanner
 
 FINDINGS = ("opacity", "effusion", "big heart", "nodules")
 

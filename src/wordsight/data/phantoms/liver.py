@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from wordsight.data.phantoms.common import (
     SIZE,
-    Acquisition,
     Float32,
     Frame,
     Phantom,
@@ -24,13 +23,13 @@ from wordsight.data.phantoms.common import (
     paint,
     profile,
     radius_of,
-    scanner,
     shell,
     smooth_field,
     soft,
     spot,
     tubes,
 )
+from wordsight.data.phantoms.scan import Acquisition, scanner
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 
 from wordsight.data.phantoms.common import stream
+from wordsight.data.phantoms.png import encode_png
 from wordsight.data.phantoms.sets import MASKED, SETS, draw_phantom
 from wordsight.errors import DataError, SettingsError
 from wordsight.files import atomic_path, write_json, write_text
@@ -148,9 +148,9 @@ def _draw_chunk(job: Job) -> int:
 
 
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write a PNG quickly: noise hardly compresses, so run lengths (zlib strategy 3) are as small as a search."""
+    """Write one picture atomically."""
     with atomic_path(path) as temporary:
-        PillowImage.fromarray(pixels).save(temporary, format="PNG", compress_level=1, compress_type=3)
+        temporary.write_bytes(encode_png(pixels))
 
 
 def _write_shots(folder: Path, name: str, valid: int, seed: int) -> None:
