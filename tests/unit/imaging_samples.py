@@ -128,13 +128,10 @@ def nifti(
 
     kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
     image = kind(array, np.eye(4) if affine is None else affine)
-    scale = {k: fields.pop(k) for k in ("scl_slope", "scl_inter") if k in fields}
-    if scale:
-        image.header.set_slope_inter(scale.get("scl_slope", 1.0), scale.get("scl_inter", 0.0))
     data = bytearray(image.to_bytes())
     size = 540 if second else 348
     header = type(image.header)(bytes(data[:size]), check=False)
-    for key, value in {**scale, **fields}.items():
+    for key, value in fields.items():
         header[key] = value
     data[:size] = header.binaryblock
     return gzip.compress(bytes(data), mtime=0) if compress else bytes(data)

@@ -82,7 +82,7 @@ def test_the_image_is_not_changed_and_not_aliased():
     np.testing.assert_array_equal(image.pixels, before)
 
 
-# --- area -----------------------------------------------------------------------------------------------------------
+# --- area ---
 
 
 def area_by_definition(values, size):
@@ -129,7 +129,7 @@ def test_area_doubling_repeats_pixels_and_halving_rounds_half_up():
     np.testing.assert_array_equal(area(np.array([[0, 1, 0, 1]] * 4, np.uint8), 1, 1), [[0]])
 
 
-# --- stored results of the published preprocessing --------------------------------------------------------------------
+# --- stored results of the published preprocessing ---
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_area_is_byte_exact_shrinking_and_enlarging(golden, case, monkeypatch):
     np.testing.assert_array_equal(np.rint(out[0] * 255), arrays[f"{case}_resized_uint8"])
 
 
-# --- geometry ---------------------------------------------------------------------------------------------------------
+# --- geometry ---
 
 
 def expected_plan(height, width, spec):
@@ -220,7 +220,7 @@ def test_a_bright_square_is_found_where_it_was(spec, height, width, data):
     top = [data.draw(st.integers(0, n - s)) for n, s in zip((height, width), sides, strict=True)]
     centre = np.array([t + s / 2 for t, s in zip(top, sides, strict=True)])
     ends = [(c + t * p, c + (t + s) * p) for c, t, s, p in zip(corner, top, sides, per_pixel, strict=True)]
-    assume(all(0 <= a and b <= n for (a, b), n in zip(ends, spec.size, strict=True)))
+    assume(all(a >= 0 and b <= n for (a, b), n in zip(ends, spec.size, strict=True)))
     array = np.zeros((height, width), np.uint8)
     array[top[0] : top[0] + sides[0], top[1] : top[1] + sides[1]] = 255
     out, geometry = prepare(read_image(array), spec)
@@ -234,7 +234,7 @@ def test_a_bright_square_is_found_where_it_was(spec, height, width, data):
     assert (np.abs(place - centre) <= tolerance).all(), (place, centre)
 
 
-# --- masks --------------------------------------------------------------------------------------------------------------
+# --- masks ---
 
 
 @given(SIDES, SIDES, st.integers(1, 300), st.integers(0, 99))

@@ -230,7 +230,7 @@ def test_truncated_files_are_errors(kind):
     big = np.random.default_rng(2).integers(0, 256, (64, 64), dtype=np.uint8)
     data = encode(big, kind)
     for keep in (0.9, 0.5, 0.1):
-        with pytest.raises(ImageError, match="damaged, truncated|expected PNG, JPEG"):
+        with pytest.raises(ImageError, match=r"damaged, truncated|expected PNG, JPEG"):
             read_image(data[: int(len(data) * keep)])
 
 

@@ -180,16 +180,14 @@ def read_mask(
 
     rule: "any": every pixel that is not zero is abnormal. "half": value / full scale > 0.5, as MLA-LP does; a mask
         stored as 0 and 1 then vanishes, and so does level 62 of the benchmark's brain masks.
-    frame: as for read_image. Colour counts by its luminance (black and transparent are 0), DICOM and NIfTI by
-        stored values.
+    frame: as for read_image. Colour counts by its luminance, 8-bit colour rounded as Pillow's mode L, so that the
+        colour noise of JPEG around black is 0; transparent is 0. DICOM and NIfTI count by stored values.
     Raises ImageError as read_image does, SettingsError for another rule.
     """
     if rule not in ("any", "half"):
         raise SettingsError(f"expected the mask rule 'any' or 'half', got {rule!r}.")
     _check_source(path)
     values, full = _mask_values(path, frame, max_pixels)
-    if rule == "half":
-        chosen = luminance(values) / full > 0.5
-    else:
-        chosen = (values != 0).any(axis=2) if values.ndim == 3 else values != 0
+    grey = luminance(values)
+    chosen = grey != 0 if rule == "any" else grey / full > 0.5
     return np.ascontiguousarray(chosen, dtype=np.bool_)

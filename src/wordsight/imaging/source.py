@@ -44,7 +44,8 @@ def check_limit(name: str, height: int, width: int, max_pixels: int) -> None:
 def decoding(name: str, what: str) -> Iterator[None]:
     """Turn whatever a decoder raises on damaged bytes into ImageError, and keep its warnings quiet.
 
-    Decoders promise no closed set of exceptions for bad input, so `Exception` is caught here and nowhere else.
+    Decoders promise no closed set of exceptions for bad input, so `Exception` is caught here and nowhere else. Those
+    written in Rust (RLE) panic, which arrives as a PanicException outside `Exception`.
     """
     try:
         with warnings.catch_warnings():
@@ -54,7 +55,9 @@ def decoding(name: str, what: str) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise ImageTooLarge(f"{name}: this {what} needs more memory than there is. Use a smaller image.") from error
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(
             f"{name}: expected a readable {what}, got one that is damaged, truncated or of an unsupported kind "
