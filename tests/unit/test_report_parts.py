@@ -17,7 +17,7 @@ from wordsight.report.archive import read_arrays, write_arrays
 from wordsight.report.figures import MAX_POINTS, Curve, histogram_svg, roc_points, roc_svg
 from wordsight.report.names import LONGEST, SafeNames, replacing, safe_name
 from wordsight.report.pictures import colour_limits, encode_png, frame_of, pick_cases, shrunk
-from wordsight.report.words import number_words, printable, protocol_sentences
+from wordsight.report.words import failure_words, number_words, printable, protocol_sentences
 from wordsight.types import Image
 
 
@@ -102,6 +102,7 @@ def test_protocol_in_words() -> None:
 def test_printable_escapes_what_cannot_be_shown() -> None:
     assert printable("a\udcffb\x00\u202ec") == "a\\udcffb\\x00\\u202ec"
     assert len(printable("x" * 9999)) < 200
+    assert failure_words("a.png", "a.png: expected PNG") == ("a.png", "expected PNG")
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,7 @@ def test_page_size_is_bounded(tmp_path: Path) -> None:
             method="m" * 9000,
             failures=(("f" * 5000, "m" * 5000),) * 9,
         )
-        for i in range(6)
+        for i in range(4)
     ]
     page = write_evaluation(
         evaluations,

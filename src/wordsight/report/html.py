@@ -119,7 +119,7 @@ def _cases(number: int, evaluation: Evaluation, pictures: Pictures) -> list[dict
             images.append(
                 {
                     "name": name,
-                    "score": f"{evaluation.scores[i]:.4g}",
+                    "score": f"{evaluation.scores[i]:.3g}",
                     "panels": [
                         (label, data_uri(pictures.files[number, i, r]), f"{name}: {label}") for r, label in panels
                     ],
@@ -134,7 +134,7 @@ def _cases(number: int, evaluation: Evaluation, pictures: Pictures) -> list[dict
 def _failures(members: Sequence[Evaluation]) -> tuple[list[tuple[str, str]], int]:
     """Failures without repeats over draws, cut to what a page holds, and their full number."""
     unique = list(dict.fromkeys((p, m) for e in members for p, m in e.failures))
-    return [(words.printable(p), words.printable(m, 300)) for p, m in unique[:MAX_FAILURES]], len(unique)
+    return [words.failure_words(p, m) for p, m in unique[:MAX_FAILURES]], len(unique)
 
 
 def _sources(members: Sequence[Evaluation]) -> list[tuple[str, str]]:

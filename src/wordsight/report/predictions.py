@@ -45,7 +45,7 @@ class _Page:
         if len(self.images) >= self.most or self.spent >= THUMBNAIL_BUDGET:
             return
         order = np.argsort(-prediction.scores, kind="stable")[:SHOWN_FINDINGS]
-        pairs = [(words.printable(prediction.findings[i], 80), f"{prediction.scores[i]:.4g}") for i in order]
+        pairs = [(words.printable(prediction.findings[i], 80), f"{prediction.scores[i]:.3g}") for i in order]
         small = shrunk(image, THUMBNAIL)
         panels = [("image", encode_png(to_rgb(small), THUMBNAIL))]
         if prediction.maps is not None:
@@ -208,7 +208,7 @@ def _render(writer: _Writer, failures: Sequence[tuple[str, str]]) -> str:
         "kind": words.KINDS.get(kind, ""),
         "limits": f"{limits[0]:.3g} to {limits[1]:.3g}, the same for every map" if limits else "",
         "maps": any(len(image["panels"]) > 1 for image in writer.page.images),
-        "failures": [(words.printable(p), words.printable(m, 300)) for p, m in failures[:MAX_FAILURES]],
+        "failures": [words.failure_words(p, m) for p, m in failures[:MAX_FAILURES]],
         "failed": len(failures),
         "version": __version__,
         "weights": words.printable(first.weights) if first else "not recorded",

@@ -55,6 +55,11 @@ def printable(value: object, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest // 2]} … {text[-longest // 2 :]}"
 
 
+def failure_words(path: str, message: str) -> tuple[str, str]:
+    """(path, message) as shown; a message that begins with the path does not say it twice."""
+    return printable(path), printable(message.removeprefix(f"{path}: "), 300)
+
+
 def metric_name(name: str) -> str:
     """The name for a table's head."""
     return METRICS.get(name, name.replace("_", " "))
