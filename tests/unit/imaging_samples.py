@@ -135,3 +135,12 @@ def nifti(
         header[key] = value
     data[:size] = header.binaryblock
     return gzip.compress(bytes(data), mtime=0) if compress else bytes(data)
+
+
+def sample(name: str) -> str:
+    """Path of a file that ships with pydicom; nothing is downloaded."""
+    from pydicom.data import get_testdata_file
+
+    path = get_testdata_file(name, download=False)
+    assert path is not None, name
+    return str(path)
