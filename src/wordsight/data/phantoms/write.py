@@ -58,6 +58,10 @@ def write_phantoms(
     for split, count in counts.items():
         if not 0 <= count < LARGEST:
             raise SettingsError(f"{split}: expected 0 to {LARGEST - 1} images per class, got {count}.")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = usable if workers is None else workers
+    if workers < 1:
+        raise SettingsError(f"workers: expected at least 1 process, got {workers}. Leave it out for one per core.")
     stream(chosen[0], seed, 0)  # a seed out of range fails before anything is written
     _claim(folder, {"version": VERSION, "seed": seed, "names": list(chosen), "counts": counts, "note": NOTE})
     jobs = [job for name in chosen for job in _jobs(folder, name, counts, seed)]
@@ -114,18 +118,14 @@ def _jobs(folder: Path, name: str, counts: dict[str, int], seed: int) -> Iterato
                 yield str(folder), name, split, kind, seed, tuple(range(start, min(start + CHUNK, count)))
 
 
-def _run(jobs: list[Job], total: int, workers: int | None) -> Iterator[int]:
+def _run(jobs: list[Job], total: int, workers: int) -> Iterator[int]:
     """Do the jobs here or in spawned processes; yields the number of images finished each time."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = usable if workers is None else workers
-    if wanted < 1:
-        raise SettingsError(f"workers: expected at least 1 process, got {wanted}. Leave it out for one per core.")
-    if wanted == 1 or total < INLINE:
+    if workers == 1 or total < INLINE:
         yield from map(_draw_chunk, jobs)
         return
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(min(wanted, len(jobs)), mp_context=context) as pool:
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
             yield from pool.map(_draw_chunk, jobs)
     except BrokenProcessPool as error:
         raise DataError(
