@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -77,7 +77,7 @@ def progress(description: str, total: int | None = None, unit: str = "images") -
 
 def track(items: Iterable[T], description: str, total: int | None = None, unit: str = "images") -> Iterator[T]:
     """Iterate with a progress bar."""
-    count = len(items) if total is None and hasattr(items, "__len__") else total
+    count = len(items) if total is None and isinstance(items, Sized) else total
     with progress(description, count, unit) as bar:
         for item in items:
             yield item

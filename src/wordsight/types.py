@@ -81,11 +81,11 @@ class Geometry:
 
     def to_array_points(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N, 2) image (row, column) -> array (row, column), continuous coordinates."""
-        return np.asarray(points, dtype=np.float64) * np.array(self.scale) + np.array(self.offset)
+        return np.asarray(np.asarray(points, dtype=np.float64) * self.scale + self.offset, dtype=np.float64)
 
     def to_image_points(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N, 2) array (row, column) -> image (row, column), continuous coordinates."""
-        return (np.asarray(points, dtype=np.float64) - np.array(self.offset)) / np.array(self.scale)
+        return np.asarray((np.asarray(points, dtype=np.float64) - self.offset) / self.scale, dtype=np.float64)
 
     def to_image(self, values: NDArray[np.floating]) -> Float32:
         """A map over the whole array, (h, w) of any resolution -> (H, W) on the original grid, NaN where not seen.
@@ -129,7 +129,9 @@ class PromptSet:
                 raise PromptError(f"expected sentences for {len(self.findings)} findings, got {len(sentences)}.")
             for finding, group in zip(self.findings, sentences, strict=True):
                 if not group or not all(s.strip() for s in group):
-                    raise PromptError(f"finding {finding!r} needs at least one sentence. Add one or remove the finding.")
+                    raise PromptError(
+                        f"finding {finding!r} needs at least one sentence. Add one or remove the finding."
+                    )
         repeated = sorted({f for f in self.findings if self.findings.count(f) > 1})
         if repeated:
             raise PromptError(f"expected each finding once, got {', '.join(repeated)} more than once.")
@@ -173,7 +175,7 @@ class Record:
     dataset: str | None = None
     report: str | None = None
     frame: int | None = None
-    labels: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:

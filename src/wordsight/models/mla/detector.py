@@ -1,0 +1,285 @@
+"""MLA-LP and MVFA as a detector: images in, predictions out; support images and score scales are bound, not mutated."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wordsight.errors import ImageError, SettingsError
+from wordsight.imaging import InputSpec, mla_input, prepare
+from wordsight.models.mla.augment import VARIANTS, augment
+from wordsight.models.mla.backbone import Clip, load_clip
+from wordsight.models.mla.loss import square
+from wordsight.models.mla.memory import MemoryBank
+from wordsight.models.mla.model import MlaNetwork, Tokens
+from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, combine
+from wordsight.models.mla.settings import MlaSettings
+from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind
+
+if TYPE_CHECKING:
+    from wordsight.data import SupportSet
+
+Precision = Literal["fp32", "bf16", "fp16"]
+UNSCALED = ScoreScale((0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), "none")
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Mixed precision for a device; fp32 changes nothing. Raises SettingsError for fp16 without CUDA."""
+    if precision == "fp32":
+        return nullcontext()
+    if precision == "fp16" and device.type != "cuda":
+        raise SettingsError(f"precision fp16 needs a CUDA device, got {device.type}. Use bf16 or fp32 there.")
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@dataclass(frozen=True, eq=False)
+class MlaLp:
+    """A frozen CLIP with multi-level adapters, prompts, and (few-shot) a memory bank of normal tokens.
+
+    network: the adapted tower. mode: how scores are made (see scoring.Mode). bank: rows of the normal support images,
+    of the branch that makes the maps. scale: what maps raw values to [0, 1]. info: how it was trained (plain values).
+    """
+
+    network: MlaNetwork
+    mode: Mode = "zero-shot"
+    map_branch: Literal["seg", "det"] = "seg"
+    bank: MemoryBank | None = None
+    scale: ScoreScale = UNSCALED
+    precision: Precision = "fp32"
+    batch_size: int = 8
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    # -- making one ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_clip(
+        cls,
+        architecture: str,
+        weights: str | Path | None = None,
+        *,
+        settings: MlaSettings | None = None,
+        seed: int = 111,
+        device: str | torch.device = "cpu",
+        precision: Precision = "fp32",
+    ) -> MlaLp:
+        """Untrained adapters on any open_clip backbone; "tiny" is the network that ships with the package.
+
+        Without `settings` the published ones are used, with levels at quarter depths of the backbone.
+        Raises SettingsError or WeightsError when architecture or weights do not fit.
+        """
+        wanted = settings or MlaSettings()
+        clip = load_clip(architecture, weights, image_size=wanted.image_size, activation=wanted.activation, seed=seed)
+        if settings is None:
+            wanted = replace(wanted, levels=quarter_levels(clip.vision_layers))
+        network = MlaNetwork(clip, wanted, seed=seed).eval().to_device(device)
+        return cls(network, precision=precision)
+
+    @classmethod
+    def load(cls, path: str | Path, *, weights: str | Path | None = None, device: str | torch.device = "cpu") -> MlaLp:
+        """A trained run folder; `weights` names the backbone's file where it is not where training found it."""
+        from wordsight.models.mla.storage import load_detector
+
+        return load_detector(Path(path), weights=weights, device=device)
+
+    def save(self, folder: str | Path) -> None:
+        """Adapters, contexts, bank, scale and settings into a folder; the backbone is named by hash, not stored."""
+        from wordsight.models.mla.storage import save_detector
+
+        save_detector(self, Path(folder))
+
+    def fit(self, support: SupportSet, **options: Any) -> MlaLp:
+        """Train adapters and contexts on a support set; returns a new detector. Options: see train.mla.fit_few."""
+        from wordsight.train.mla import fit_support  # the one upward import: the method knows how to train itself
+
+        return fit_support(self, support, **options)
+
+    # -- what it says of itself --------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """ "mla" with learned prompts, "mvfa" with the fixed ensemble."""
+        return "mla" if self.settings.prompts == "learned" else "mvfa"
+
+    @property
+    def settings(self) -> MlaSettings:
+        """Settings of the network."""
+        return self.network.settings
+
+    @property
+    def clip(self) -> Clip:
+        """The frozen backbone."""
+        return self.network.clip
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The one finding of an anomaly detector."""
+        return ("abnormal",)
+
+    @property
+    def score_kind(self) -> ScoreKind:
+        """Scores are scaled by `scale`."""
+        return ScoreKind.SCALED
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What `prepare` must do with an image."""
+        return mla_input(self.settings.image_size, normalize=self.settings.normalize)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return next(self.network.parameters()).device
+
+    # -- images -> raw scores -> predictions ------------------------------------------------------------------------
+
+    def prepared(self, images: Sequence[Image]) -> tuple[Tensor, list[Geometry]]:
+        """(B, 3, S, S) float32 on the CPU and the way back for each image."""
+        pairs = [prepare(image, self.input_spec) for image in images]
+        return torch.from_numpy(np.stack([array for array, _ in pairs])), [geometry for _, geometry in pairs]
+
+    @torch.no_grad()
+    def text(self) -> Tensor:
+        """Unit text features (D, 2)."""
+        with autocast(self.device, self.precision):
+            return self.network.text().float()
+
+    def raw(self, images: Sequence[Image], *, text: Tensor | None = None) -> list[RawScores]:
+        """Margins, distances and text scores, one per image; the same alone or in a batch."""
+        if not images:
+            return []
+        text = self.text() if text is None else text
+        out: list[RawScores] = []
+        for start in range(0, len(images), self.batch_size):
+            part = images[start : start + self.batch_size]
+            arrays, geometries = self.prepared(part)
+            out += self.raw_from_arrays(arrays, geometries, [image.source for image in part], text)
+        return out
+
+    @torch.no_grad()
+    def raw_from_arrays(
+        self, arrays: Tensor, geometries: Sequence[Geometry], sources: Sequence[str], text: Tensor
+    ) -> list[RawScores]:
+        """The same for prepared arrays (B, 3, S, S)."""
+        return self.raw_from_tokens(self.tokens(arrays), geometries, sources, text)
+
+    @torch.no_grad()
+    def raw_from_tokens(
+        self,
+        tokens: Tokens,
+        geometries: Sequence[Geometry],
+        sources: Sequence[str],
+        text: Tensor,
+        *,
+        leave_out: int | None = None,
+    ) -> list[RawScores]:
+        """The same for adapter features; leave_out: a support image whose rows of the bank do not count."""
+        branch = tokens.seg if self.map_branch == "seg" else tokens.det
+        margins = square(torch.stack([self.network.margin(level.float(), text) for level in branch], dim=1))
+        det = [self.network.margin(level.float(), text) for level in tokens.det]
+        scores = torch.stack([level.sigmoid().mean(dim=1) for level in det]).sum(dim=0)
+        distances: Sequence[Float32 | None] = [None] * len(sources)
+        if self.bank is not None and self.mode != "zero-shot":
+            nearest = self.bank.distance([level[:, 1:] for level in branch], leave_out=leave_out)
+            distances = list(square(nearest).cpu().numpy())
+        grids = margins.cpu().numpy()
+        rows = zip(grids, distances, scores.tolist(), geometries, sources, strict=True)
+        return [RawScores(*row) for row in rows]
+
+    @torch.no_grad()
+    def tokens(self, arrays: Tensor) -> Tokens:
+        """Adapter features of prepared arrays, in the detector's precision."""
+        with autocast(self.device, self.precision):
+            tokens: Tokens = self.network(arrays.to(self.device))
+        return tokens
+
+    def finish(self, raws: Sequence[RawScores]) -> list[Prediction]:
+        """Scores and maps on the detector's scale."""
+        if not raws:
+            return []
+        scores, maps = combine(raws, self.scale, self.mode, self.settings.image_size)
+        rows = zip(raws, scores, maps, strict=True)
+        return [
+            Prediction(
+                self.findings, score[None], self.score_kind, amap[None], raw.geometry, self.weights_hash, raw.source
+            )
+            for raw, score, amap in rows
+        ]
+
+    def predict(self, images: Sequence[Image]) -> list[Prediction]:
+        """One prediction per image: score and map on the scale that was set in training."""
+        return self.finish(self.raw(images))
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Hash of adapters, contexts and the backbone's own hash (hexadecimal, 16 digits)."""
+        from wordsight.models.mla.storage import hash_tensors
+
+        return hash_tensors(self.network.state_dict(), self.clip.weights_hash)[:16]
+
+    # -- binding: new detectors from old ----------------------------------------------------------------------------
+
+    def with_scale_from(self, raws: Sequence[RawScores], origin: str = "test") -> MlaLp:
+        """The same detector, scaled by the ranges over `raws`; origin "test" is the papers' protocol."""
+        return replace(self, scale=ScoreScale.fit(raws, self.mode, self.settings.image_size, origin))
+
+    def with_support(self, images: Sequence[Image]) -> MlaLp:
+        """The same detector with a memory bank of augmented normal images and a leave-one-image-out score scale.
+
+        Raises ImageError without images. A detector that was never trained keeps its random adapters.
+        """
+        if not images:
+            raise ImageError("expected at least one normal support image, got none.")
+        arrays, _ = self.prepared(images)
+        return self.with_support_arrays(arrays)
+
+    def with_support_arrays(self, arrays: Tensor, *, scale: bool = True) -> MlaLp:
+        """The same from prepared arrays (k, 3, S, S); scale=False leaves the score scale as it is."""
+        mode: Mode = "segmentation" if self.map_branch == "seg" else "detection"
+        bank = self.build_bank(arrays)
+        bound = replace(self, bank=bank, mode=mode)
+        return bound.with_scale_from(bound.leave_one_out(arrays), "support") if scale else bound
+
+    @torch.no_grad()
+    def build_bank(self, arrays: Tensor) -> MemoryBank:
+        """Rows of the eleven variants of each support image: 11 k images, owner = i modulo k."""
+        owner = torch.arange(len(arrays)).repeat(VARIANTS)
+        return self.bank_from((self.tokens(batch) for batch in torch.split(augment(arrays), self.batch_size)), owner)
+
+    def bank_from(self, batches: Iterable[Tokens], owner: Tensor) -> MemoryBank:
+        """Rows of the branch that makes the maps, from batches of adapter features."""
+        parts = [tokens.seg if self.map_branch == "seg" else tokens.det for tokens in batches]
+        levels = [torch.cat([part[i] for part in parts]) for i in range(len(self.settings.levels))]
+        return MemoryBank.build(levels, owner.to(self.device), class_token=self.settings.class_token_in_bank)
+
+    @torch.no_grad()
+    def leave_one_out(self, arrays: Tensor) -> list[RawScores]:
+        """Raw scores of the support images, each without its own rows (with one image: with them, for want of others)."""
+        text, out = self.text(), []
+        size = self.settings.image_size
+        for i in range(len(arrays)):
+            tokens = self.tokens(arrays[i : i + 1])
+            geometry = [Geometry((size, size), (size, size), (1.0, 1.0))]
+            skip = i if len(arrays) > 1 else None
+            out += self.raw_from_tokens(tokens, geometry, [f"support {i}"], text, leave_out=skip)
+        return out
+
+    def snapshot(self) -> MlaLp:
+        """A detector whose adapters and contexts no longer change when training goes on."""
+        network = copy.copy(self.network)
+        network.__dict__ = dict(self.network.__dict__)
+        network._modules = {k: copy.deepcopy(v) for k, v in self.network._modules.items()}
+        return replace(self, network=network)
+
+
+def quarter_levels(layers: int) -> tuple[int, ...]:
+    """Blocks at a quarter, half, three quarters and the end of a tower: (6, 12, 18, 24) of 24."""
+    return tuple(sorted({max(1, round(layers * quarter / 4)) for quarter in (1, 2, 3, 4)}))

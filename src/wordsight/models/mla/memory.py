@@ -1,0 +1,59 @@
+"""The memory bank: tokens of the augmented normal support images, searched for the nearest neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BLOCK_BYTES = 64 << 20
+"""Largest similarity block in memory while searching."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBank:
+    """Normalised rows per level, and which support image each row stems from.
+
+    rows: L tensors (R, D), unit length (norms clamped at 1e-8 as in the published cosine);
+    owner: (R,) int64 index of the support image, the same for its augmentations.
+    """
+
+    rows: tuple[Tensor, ...]
+    owner: Tensor
+
+    @classmethod
+    def build(cls, tokens: Sequence[Tensor], owner: Tensor, *, class_token: bool = True) -> MemoryBank:
+        """tokens: per level (images, 1 + P, D) with the class token first; owner: (images,) support index."""
+        first = 0 if class_token else 1
+        kept = [level[:, first:] for level in tokens]
+        rows = tuple(F.normalize(level.flatten(0, 1).float(), dim=-1, eps=1e-8) for level in kept)
+        return cls(rows, owner.repeat_interleave(kept[0].shape[1]))
+
+    def to(self, device: torch.device | str) -> MemoryBank:
+        """The same bank on another device."""
+        return MemoryBank(tuple(level.to(device) for level in self.rows), self.owner.to(device))
+
+    def distance(self, patches: Sequence[Tensor], *, leave_out: int | None = None) -> Tensor:
+        """Cosine distance to the nearest row, summed over levels: (B, P), in [0, 2 L].
+
+        patches: per level (B, P, D) without class token. leave_out: a support image whose rows do not count.
+        """
+        keep = None if leave_out is None else self.owner != leave_out
+        total = torch.zeros(patches[0].shape[:2], device=patches[0].device)
+        for rows, level in zip(self.rows, patches, strict=True):
+            queries = F.normalize(level.float(), dim=-1, eps=1e-8)
+            total += 1 - self._nearest(queries, rows if keep is None else rows[keep])
+        return total
+
+    @staticmethod
+    def _nearest(queries: Tensor, rows: Tensor) -> Tensor:
+        """Largest cosine of each query to any row, in blocks of bounded memory: (B, P, D), (R, D) -> (B, P)."""
+        flat = queries.flatten(0, 1)
+        step = max(1, BLOCK_BYTES // (4 * len(flat)))
+        best = torch.full((len(flat),), -torch.inf, device=flat.device)
+        for start in range(0, len(rows), step):
+            best = torch.maximum(best, (flat @ rows[start : start + step].T).amax(dim=1))
+        return best.view(queries.shape[:2])

@@ -1,0 +1,157 @@
+"""Multi-level adapters in the residual stream of a frozen CLIP image tower, and their logits against the text.
+
+References: MVFA (Huang et al., "Adapting Visual-Language Models for Generalizable Anomaly Detection in Medical
+Images", CVPR 2024), from which MLA-LP takes the adapters, and MLA-LP (multi-level adapters, learnable prompts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wordsight.errors import SettingsError
+from wordsight.models.mla.backbone import Clip
+from wordsight.models.mla.loss import LossParts, training_loss
+from wordsight.models.mla.prompts import LearnedPrompts, ensemble_features
+from wordsight.models.mla.settings import MlaSettings
+
+
+class Adapter(nn.Module):
+    """Two bias-free linear layers; the middle of the bottleneck is the feature, its output goes into the stream."""
+
+    def __init__(self, width: int, middle: int, slope: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Sequential(nn.Linear(width, middle, bias=False), nn.LeakyReLU(slope))
+        self.fc2 = nn.Sequential(nn.Linear(middle, width, bias=False), nn.LeakyReLU(slope))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The middle of the bottleneck, (..., W) -> (..., D): what is compared with text and memory."""
+        middle: Tensor = self.fc1(x)
+        return middle
+
+    def output(self, middle: Tensor) -> Tensor:
+        """From the middle back to the stream's width, (..., D) -> (..., W)."""
+        out: Tensor = self.fc2(middle)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Adapter features per level, class token first: seg and det are L tensors (B, 1 + P, D)."""
+
+    seg: tuple[Tensor, ...]
+    det: tuple[Tensor, ...]
+
+
+class MlaNetwork(nn.Module):
+    """The adapted image tower and its prompts; only adapters and contexts are parameters to train."""
+
+    def __init__(self, clip: Clip, settings: MlaSettings, *, seed: int = 111) -> None:
+        super().__init__()
+        if settings.levels[-1] > clip.vision_layers:
+            raise SettingsError(
+                f"levels: expected block numbers up to {clip.vision_layers} for {clip.architecture}, "
+                f"got {settings.levels}. Set levels to blocks that exist."
+            )
+        self.settings = settings
+        self._clip = (clip,)  # a tuple, so that the frozen backbone is no submodule and stays out of state dicts
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            count, width, middle = len(settings.levels), clip.vision_width, clip.embed_dim
+            self.seg_adapters = nn.ModuleList(Adapter(width, middle, settings.slope) for _ in range(count))
+            self.det_adapters = nn.ModuleList(Adapter(width, middle, settings.slope) for _ in range(count))
+            self.prompt_learner = (
+                LearnedPrompts(
+                    clip, settings.context, settings.positions, causal=settings.causal_text, generator_seed=seed
+                )
+                if settings.prompts == "learned"
+                else None
+            )
+        self._ensembles: dict[str, Tensor] = {}
+
+    @property
+    def clip(self) -> Clip:
+        """The frozen backbone."""
+        return self._clip[0]
+
+    def _adapters(self) -> Iterator[tuple[Adapter, Adapter]]:
+        """(seg, det) of every level."""
+        for seg, det in zip(self.seg_adapters, self.det_adapters, strict=True):
+            assert isinstance(seg, Adapter)
+            assert isinstance(det, Adapter)
+            yield seg, det
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Frozen blocks up to the first adapter: (B, 3, S, S) -> (B, 1 + P, W). Depends on nothing that is trained."""
+        with torch.no_grad():
+            x = self.clip.vision.embed(images)
+            for block in self.clip.vision.blocks[: self.settings.levels[0]]:
+                x = block(x)
+        return x
+
+    def forward(self, images: Tensor) -> Tokens:
+        """(B, 3, S, S) -> adapter features of every level."""
+        return self.adapt(self.stem(images))
+
+    def adapt(self, x: Tensor) -> Tokens:
+        """Residual stream after the first level's block, (B, 1 + P, W) -> adapter features of every level.
+
+        x <- (1 - 2 mix) x + mix seg + mix det after each level but the last, whose output nothing reads.
+        """
+        levels, mix = self.settings.levels, self.settings.mix
+        seg_features, det_features = [], []
+        for level, (seg, det) in enumerate(self._adapters()):
+            seg_middle, det_middle = seg.features(x), det.features(x)  # (B, 1 + P, D) each
+            seg_features.append(seg_middle)
+            det_features.append(det_middle)
+            if level + 1 < len(levels):
+                x = (1 - 2 * mix) * x + mix * seg.output(seg_middle) + mix * det.output(det_middle)
+                for block in self.clip.vision.blocks[levels[level] : levels[level + 1]]:
+                    x = block(x)
+        return Tokens(tuple(seg_features), tuple(det_features))
+
+    def text(self, object_name: str | None = None) -> Tensor:
+        """Unit text features (D, 2): column 0 normal, column 1 abnormal.
+
+        object_name: what the fixed sentences speak of (MVFA); learned prompts name no object.
+        """
+        if self.prompt_learner is not None:
+            features: Tensor = self.prompt_learner()
+            return features
+        name = object_name or self.settings.object_name
+        if name not in self._ensembles:
+            self._ensembles[name] = ensemble_features(self.clip, name, causal=self.settings.causal_text)
+        return self._ensembles[name]
+
+    def margin(self, tokens: Tensor, text: Tensor) -> Tensor:
+        """temperature * cos(patch, abnormal) - temperature * cos(patch, normal): (B, 1 + P, D), (D, 2) -> (B, P)."""
+        patches = tokens[:, 1:]
+        logits: Tensor = self.settings.temperature * (patches / patches.norm(dim=-1, keepdim=True)) @ text  # (B, P, 2)
+        return logits[..., 1] - logits[..., 0]
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """MVFA's pooled image feature, ln_post(class token of the mixed stream) @ proj, (B, embed_dim); nothing uses it."""
+        x = self.stem(images)
+        levels, mix = self.settings.levels, self.settings.mix
+        ends = [*levels[1:], self.clip.vision_layers]
+        for level, (seg, det) in enumerate(self._adapters()):
+            x = (1 - 2 * mix) * x + mix * seg.output(seg.features(x)) + mix * det.output(det.features(x))
+            for block in self.clip.vision.blocks[levels[level] : ends[level]]:
+                x = block(x)
+        return self.clip.vision.finish(x)
+
+    def to_device(self, device: torch.device | str) -> MlaNetwork:
+        """Move the network, its frozen backbone and cached text features to a device (in place)."""
+        self.clip.to(device)
+        self.to(device)
+        self._ensembles = {name: features.to(device) for name, features in self._ensembles.items()}
+        return self
+
+    def loss(self, tokens: Tokens, text: Tensor, label: Tensor, mask: Tensor | None) -> LossParts:
+        """Losses of a batch; without masks the seg branch is not looked at."""
+        det = [self.margin(level, text) for level in tokens.det]
+        seg = [] if mask is None else [self.margin(level, text) for level in tokens.seg]
+        return training_loss(det, seg, label, mask, self.settings)

@@ -1,0 +1,135 @@
+"""A trained detector as a folder: plain JSON, adapters and contexts, and the memory bank; never the frozen backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import wordsight
+from wordsight.errors import WeightsError
+from wordsight.files import atomic_path, write_json
+from wordsight.models.mla.backbone import load_clip
+from wordsight.models.mla.detector import MlaLp
+from wordsight.models.mla.memory import MemoryBank
+from wordsight.models.mla.model import MlaNetwork
+from wordsight.models.mla.scoring import ScoreScale
+from wordsight.models.mla.settings import MlaSettings
+
+FORMAT = 1
+DETECTOR, ADAPTERS, BANK = "detector.json", "adapters.safetensors", "bank.safetensors"
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], salt: str = "") -> str:
+    """SHA-256 over names, shapes and values in name order (hexadecimal)."""
+    digest = hashlib.sha256(salt.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_detector(detector: MlaLp, folder: Path) -> None:
+    """Write a detector into a folder; `detector.json` comes last, so a folder that has it is complete."""
+    state = {k: v.detach().cpu().contiguous() for k, v in detector.network.state_dict().items()}
+    with atomic_path(folder / ADAPTERS) as path:
+        save_file(state, path)
+    if detector.bank is not None:
+        bank = {f"rows.{i}": rows.cpu().contiguous() for i, rows in enumerate(detector.bank.rows)}
+        with atomic_path(folder / BANK) as path:
+            save_file({**bank, "owner": detector.bank.owner.cpu()}, path)
+    clip = detector.clip
+    write_json(
+        folder / DETECTOR,
+        {
+            "format": FORMAT,
+            "version": wordsight.__version__,
+            "method": detector.name,
+            "settings": detector.settings.to_json(),
+            "mode": detector.mode,
+            "map_branch": detector.map_branch,
+            "bank": detector.bank is not None,
+            "scale": detector.scale.to_json(),
+            "precision": detector.precision,
+            "backbone": {"architecture": clip.source[0], "weights": clip.source[1], "hash": clip.weights_hash},
+            "weights_hash": detector.weights_hash,
+            "info": dict(detector.info),
+        },
+    )
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """`detector.json` of a run folder. Raises WeightsError when it is missing, damaged or of a newer format."""
+    path = folder / DETECTOR
+    if not path.is_file():
+        raise WeightsError(
+            f"{folder}: expected a trained detector ({DETECTOR} inside), found none. Train one with `wordsight train mla`."
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = values["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: expected a detector description, got a file that cannot be read.") from error
+    if found != FORMAT:
+        raise WeightsError(f"{path}: expected format {FORMAT}, got {found}. Use the wordsight version that wrote it.")
+    return dict(values)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: expected a safetensors file, got one that cannot be read ({error}).") from error
+
+
+def load_detector(folder: Path, *, weights: str | Path | None, device: str | torch.device) -> MlaLp:
+    """Rebuild a detector; the backbone is found by its architecture and file, and checked by its hash.
+
+    Raises WeightsError when a file is missing or damaged, or the backbone is another one than in training.
+    """
+    values = read_description(folder)
+    backbone, settings = values["backbone"], MlaSettings.from_json(values["settings"])
+    source = weights if weights is not None else backbone["weights"]
+    clip = load_clip(
+        backbone["architecture"], source, image_size=settings.image_size, activation=settings.activation, seed=111
+    )
+    if clip.weights_hash != backbone["hash"]:
+        raise WeightsError(
+            f"{folder}: was trained on a backbone with hash {backbone['hash'][:12]}, got {clip.weights_hash[:12]}. "
+            "Name the file of that backbone with --weights."
+        )
+    network = MlaNetwork(clip, settings)
+    _strict_load(network, _tensors(folder / ADAPTERS), folder / ADAPTERS)
+    bank = None
+    if values["bank"]:
+        stored = _tensors(folder / BANK)
+        bank = MemoryBank(tuple(stored[f"rows.{i}"] for i in range(len(settings.levels))), stored["owner"]).to(device)
+    return MlaLp(
+        network.eval().to_device(device),
+        mode=values["mode"],
+        map_branch=values["map_branch"],
+        bank=bank,
+        scale=ScoreScale.from_json(values["scale"]),
+        precision=values["precision"],
+        info=values["info"],
+    )
+
+
+def _strict_load(network: MlaNetwork, state: Mapping[str, Tensor], path: Path) -> None:
+    expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    if expected != found:
+        wrong = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
+        shown = "; ".join(
+            f"{k}: expected {expected.get(k, 'nothing')}, got {found.get(k, 'nothing')}" for k in wrong[:10]
+        )
+        raise WeightsError(f"{path}: {len(wrong)} tensors do not fit the settings: {shown}.")
+    network.load_state_dict(dict(state))

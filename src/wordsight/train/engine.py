@@ -1,0 +1,118 @@
+"""The training loop, on one page: epochs of rounds of batches, on Lightning Fabric; runs resume after any interruption."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from wordsight.errors import SettingsError, TrainingError
+from wordsight.files import atomic_path
+from wordsight.progress import progress
+
+B = TypeVar("B")
+Precision = Literal["fp32", "bf16", "fp16"]
+_FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def make_fabric(device: str, precision: Precision) -> Fabric:
+    """Fabric for one device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:1".
+
+    fp16 trains with a gradient scaler. Raises SettingsError for a device that is not there and for fp16 on the CPU.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise SettingsError(f"device: expected auto, cpu, cuda or cuda:<number>, got {device!r}.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise SettingsError(f"device {device}: this machine has {torch.cuda.device_count()} CUDA devices. Use cpu.")
+    if precision not in _FABRIC_PRECISION:
+        raise SettingsError(f"precision: expected fp32, bf16 or fp16, got {precision!r}.")
+    if kind == "cpu" and precision == "fp16":
+        raise SettingsError("precision fp16 needs a CUDA device. Use bf16 or fp32 on the CPU.")
+    devices: Any = [int(index)] if index else 1
+    return Fabric(accelerator=kind, devices=devices, precision=_FABRIC_PRECISION[precision])  # type: ignore[arg-type]
+
+
+def train(
+    fabric: Fabric,
+    optimizer: Any,
+    rounds: Callable[[int], Sequence[Iterable[B]]],
+    step: Callable[[B], Tensor],
+    *,
+    epochs: int,
+    start: int = 0,
+    on_epoch_start: Callable[[int], None] | None = None,
+    on_round_end: Callable[[int, int, float], None] | None = None,
+    on_epoch_end: Callable[[int], None] | None = None,
+) -> None:
+    """Train from epoch `start` to `epochs`: one optimizer step per batch.
+
+    rounds(epoch): the epoch's batches in one or more rounds; on_round_end gets epoch, round and its mean loss.
+    Raises TrainingError when a loss is not finite.
+    """
+    total = sum(1 for r in rounds(start) for _ in r) * (epochs - start) if start < epochs else 0
+    with progress("training", total, "steps") as bar:
+        for epoch in range(start, epochs):
+            if on_epoch_start:
+                on_epoch_start(epoch)
+            for index, batches in enumerate(rounds(epoch)):
+                losses = []
+                for batch in batches:
+                    optimizer.zero_grad(set_to_none=True)
+                    loss = step(batch)
+                    losses.append(_finite(loss.item(), epoch))
+                    fabric.backward(loss)
+                    optimizer.step()
+                    bar.advance()
+                mean = sum(losses) / max(len(losses), 1)
+                bar.note(f"epoch {epoch + 1}/{epochs} loss {mean:.4f}")
+                if on_round_end:
+                    on_round_end(epoch, index, mean)
+            if on_epoch_end:
+                on_epoch_end(epoch)
+
+
+def _finite(loss: float, epoch: int) -> float:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"epoch {epoch + 1}: the loss is {loss}. Use precision fp32 or a smaller learning rate, and check the images."
+        )
+    return loss
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a resumable state (tensors and plain values) atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(path: Path, settings: Any) -> dict[str, Any] | None:
+    """Read the state of an interrupted run; None when there is none.
+
+    Raises TrainingError when the file is damaged or was made with other settings.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        known = state["settings"]
+    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
+        raise TrainingError(
+            f"{path}: expected the state of an interrupted run, got a file that cannot be read ({type(error).__name__}). "
+            "Delete it to start again."
+        ) from error
+    if known != settings:
+        changed = sorted(k for k in {*known, *settings} if known.get(k) != settings.get(k))
+        raise TrainingError(
+            f"{path}: this run was started with other settings ({', '.join(changed)}). "
+            "Choose another output folder, or delete this one to start again."
+        )
+    return dict(state)

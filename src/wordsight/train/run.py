@@ -1,0 +1,263 @@
+"""One training run of MLA-LP or MVFA: its batches, its loss, how it chooses, and how it survives an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wordsight.errors import DataError
+from wordsight.metrics import auroc, pixel_auroc
+from wordsight.models.mla.augment import VARIANTS
+from wordsight.models.mla.detector import MlaLp
+from wordsight.models.mla.scoring import RawScores, ScoreScale, combine
+from wordsight.train.engine import load_state, make_fabric, save_state, train
+from wordsight.train.samples import Samples, StemCache, SupportArrays
+from wordsight.train.settings import MlaTraining
+
+Batch = tuple[int, list[int]]
+"""Which set, which of its images."""
+
+
+@dataclass(slots=True)
+class _Best:
+    score: float
+    epoch: int
+    weights: dict[str, Tensor]
+
+
+class Run:
+    """One training run: what is trained on, what is judged by, and the state that survives an interruption."""
+
+    def __init__(
+        self,
+        detector: MlaLp,
+        sets: Sequence[Samples],
+        judge: Sequence[Samples],
+        training: MlaTraining,
+        folder: Path | None,
+        *,
+        bank: SupportArrays | None = None,
+        object_names: Mapping[str, str] | None = None,
+    ) -> None:
+        self.fabric = make_fabric(training.device, training.precision)
+        self.detector, self.training = detector, training
+        self.network = detector.network.to_device(self.fabric.device)
+        budget = int(training.cache_gb * 2**30) // max(len(sets) + len(judge), 1)
+        self.sets = [StemCache(self.network, s, budget, self.fabric.autocast) for s in sets]
+        self.judge = [StemCache(self.network, s, budget, self.fabric.autocast) for s in judge]
+        self.shots = len(bank.normal) if bank is not None else 0
+        self.support = bank
+        self.object_names = dict(object_names or {})
+        self.state_file = None if folder is None else Path(folder) / "state.pt"
+        self.best: _Best | None = None
+        self.history: list[dict[str, Any]] = []
+        trained = [s.masked for s in sets]
+        self.network.seg_adapters.requires_grad_(any(trained))
+        self.optimizer = self._make_optimizer(any(trained))
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def _make_optimizer(self, masked: bool) -> Any:
+        """One Adam over the groups; a group whose gradients are None in a step is left alone, as with one Adam each."""
+        t = self.training
+        groups = [{"params": list(self.network.det_adapters.parameters()), "lr": t.adapter_lr}]
+        if masked:
+            groups.append({"params": list(self.network.seg_adapters.parameters()), "lr": t.adapter_lr})
+        if self.network.prompt_learner is not None:
+            groups.append({"params": list(self.network.prompt_learner.parameters()), "lr": t.context_lr})
+        return self.fabric.setup_optimizers(torch.optim.Adam(groups, betas=t.betas, eps=1e-8))
+
+    def rounds(self, epoch: int) -> list[list[Batch]]:
+        """Batches of one set each, in an order that depends on seed and epoch alone; fifths make five rounds."""
+        generator = torch.Generator().manual_seed(self.training.seed * 1_000_003 + epoch)
+        batches: list[Batch] = []
+        for which, cache in enumerate(self.sets):
+            order = torch.randperm(len(cache.samples), generator=generator).tolist()
+            size = self.training.batch_size
+            batches += [(which, order[i : i + size]) for i in range(0, len(order), size)]
+        if len(self.sets) > 1:
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        if self.training.evaluate_when != "fifths":
+            return [batches]
+        length = max(len(batches) // 5, 1)
+        return [batches[i : i + length] for i in range(0, len(batches), length)]
+
+    def step(self, batch: Batch) -> Tensor:
+        """Loss of one batch; the seg adapters get no gradient from sets without masks, as published."""
+        cache = self.sets[batch[0]]
+        samples, device = cache.samples, self.fabric.device
+        stem = cache(batch[1])
+        label = samples.labels[batch[1]].to(device)
+        mask = None
+        if samples.masked:
+            mask = torch.stack([samples.mask(i) for i in batch[1]]).to(device, torch.float32)
+        frozen = mask is None and any(p.requires_grad for p in self.network.seg_adapters.parameters())
+        if frozen:
+            self.network.seg_adapters.requires_grad_(False)
+        try:
+            with self.fabric.autocast():
+                text = self.network.text(self._object_name(samples.name))
+                return self.network.loss(self.network.adapt(stem), text, label, mask).total
+        finally:
+            if frozen:
+                self.network.seg_adapters.requires_grad_(True)
+
+    def _object_name(self, name: str) -> str | None:
+        return self.object_names.get(name)
+
+    def fit(self, how: str) -> MlaLp:
+        """Train (or go on), choose, and bind bank and score scale."""
+        start = self._resume()
+        self.network.eval()
+        for cache in self.sets:
+            cache.warm("first blocks")
+        before = self.training.evaluate_when == "before_epoch"
+        train(
+            self.fabric,
+            self.optimizer,
+            self.rounds,
+            self.step,
+            epochs=self.training.epochs,
+            start=start,
+            on_epoch_start=(lambda epoch: self.consider(epoch, 0)) if before else None,
+            on_round_end=lambda epoch, index, loss: self._round_end(epoch, index, loss, before),
+            on_epoch_end=self._save,
+        )
+        return self._finished(how)
+
+    def _round_end(self, epoch: int, index: int, loss: float, before: bool) -> None:
+        self.history.append({"epoch": epoch + 1, "round": index, "loss": loss})
+        last = epoch + 1 == self.training.epochs
+        if not before and (last or (epoch + 1) % self.training.evaluate_every == 0):
+            self.consider(epoch, index)
+
+    # -- choosing ----------------------------------------------------------------------------------------------------
+
+    def consider(self, epoch: int, index: int) -> None:
+        """Score the present weights on the judge and keep them if they are the best (later wins a tie only as published:
+        zero-shot yes, few-shot no)."""
+        if self.training.protocol == "last" or not self.judge:
+            return
+        detector = self._bound()
+        score = float(np.mean([self._result(detector, cache) for cache in self.judge]))
+        self.history.append({"epoch": epoch + 1, "round": index, "selection": score})
+        ties = self.support is None
+        if self.best is None or score > self.best.score or (ties and score == self.best.score):
+            weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
+            self.best = _Best(score, epoch + 1, weights)
+
+    def _result(self, detector: MlaLp, cache: StemCache) -> float:
+        """AUROC, plus pixel AUROC where there are masks; min-max over the judge's own images, as published."""
+        raws = self._raws(detector, cache)
+        size = detector.settings.image_size
+        scale = ScoreScale.fit(raws, detector.mode, size, "judge")
+        scores, maps = combine(raws, scale, detector.mode, size)
+        result = auroc(cache.samples.labels.numpy().astype(np.int64), scores)
+        if np.isnan(result):
+            raise DataError(
+                f"{cache.samples.name}: model selection needs normal and abnormal images, got only one class. "
+                "Give both, or use protocol 'last'."
+            )
+        if cache.samples.masked:
+            masks = np.stack([cache.samples.mask(i).numpy() for i in range(len(cache.samples))])
+            result += pixel_auroc(maps, masks)
+        return float(result)
+
+    @torch.no_grad()
+    def _raws(self, detector: MlaLp, cache: StemCache) -> list[RawScores]:
+        with self.fabric.autocast():
+            text = self.network.text(self._object_name(cache.samples.name)).float()
+        out: list[RawScores] = []
+        for part in _blocks(len(cache.samples), detector.batch_size):
+            with self.fabric.autocast():
+                tokens = self.network.adapt(cache(part))
+            geometries = [cache.samples.geometry(i) for i in part]
+            out += detector.raw_from_tokens(tokens, geometries, [str(i) for i in part], text)
+        return out
+
+    @torch.no_grad()
+    def _bound(self) -> MlaLp:
+        """The detector with a bank of the present weights; the support's stems are the training set's own."""
+        if self.support is None:
+            return self.detector
+        first = VARIANTS * len(self.support.abnormal)
+        rows = list(range(first, first + VARIANTS * self.shots))
+
+        def batches() -> Iterator[Any]:
+            for part in _blocks(len(rows), self.detector.batch_size):
+                with self.fabric.autocast():
+                    yield self.network.adapt(self.sets[0]([rows[i] for i in part]))
+
+        owner = torch.arange(self.shots).repeat(VARIANTS)
+        return replace(self.detector, bank=self.detector.bank_from(batches(), owner))
+
+    def _finished(self, how: str) -> MlaLp:
+        chosen = self.best.epoch if self.best else self.training.epochs
+        if self.best is not None:
+            self.network.load_state_dict(self.best.weights)
+        detector = self._bound()
+        raws = [raw for cache in self.judge for raw in self._raws(detector, cache)]
+        if raws:
+            origin = "test" if self.training.protocol == "published" else "validation"
+            detector = detector.with_scale_from(raws, origin)
+        elif self.support is not None:
+            detector = detector.with_scale_from(detector.leave_one_out(self.support.normal), "support")
+        else:
+            raws = [raw for cache in self.sets for raw in self._raws(detector, cache)]
+            detector = detector.with_scale_from(raws, "training")
+        selected = f"last of {self.training.epochs} epochs" if self.best is None else f"best epoch on {how}"
+        info = {
+            "protocol": self.training.protocol,
+            "selected": selected,
+            "epoch": chosen,
+            "selection_score": None if self.best is None else self.best.score,
+            "training": self.training.to_json(),
+            "history": self.history,
+        }
+        return replace(detector, info={**detector.info, **info})
+
+    # -- surviving an interruption ---------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, Any]:
+        t = self.training.to_json()
+        t.pop("device"), t.pop("cache_gb")
+        sizes = {f"images {i} {c.samples.name}": len(c.samples) for i, c in enumerate([*self.sets, *self.judge])}
+        network = {f"network.{k}": v for k, v in self.detector.settings.to_json().items()}
+        return {**t, **sizes, **network, "backbone": self.detector.clip.weights_hash}
+
+    def _save(self, epoch: int) -> None:
+        if self.state_file is None:
+            return
+        best = None if self.best is None else {f: getattr(self.best, f) for f in ("score", "epoch", "weights")}
+        save_state(
+            self.state_file,
+            {
+                "epoch": epoch + 1,
+                "network": {k: v.cpu() for k, v in self.network.state_dict().items()},
+                "optimizer": self.optimizer.state_dict(),
+                "best": best,
+                "history": self.history,
+                "settings": self._settings(),
+            },
+        )
+
+    def _resume(self) -> int:
+        state = None if self.state_file is None else load_state(self.state_file, self._settings())
+        if state is None:
+            return 0
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = list(state["history"])
+        self.best = None if state["best"] is None else _Best(**state["best"])
+        return int(state["epoch"])
+
+
+def _blocks(count: int, size: int) -> Iterator[list[int]]:
+    for start in range(0, count, size):
+        yield list(range(start, min(start + size, count)))

@@ -1,0 +1,61 @@
+"""How MLA-LP and MVFA are trained: defaults are the published ones, but for the honest protocol."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from wordsight.errors import SettingsError
+
+Protocol = Literal["validation", "last", "published"]
+When = Literal["after_epoch", "before_epoch", "fifths"]
+
+
+@dataclass(frozen=True, slots=True)
+class MlaTraining:
+    """How to train; defaults are MLA-LP's published few-shot settings, except for the honest protocol.
+
+    epochs; batch_size: images per update; adapter_lr, context_lr: Adam's learning rates; betas: Adam's;
+    protocol: "validation" (model and score scale chosen on held-out images), "last" (no selection) or "published"
+    (best epoch by its score on the test set, min-max over the test set: optimistic, for comparison with the papers);
+    evaluate_when / evaluate_every: when candidates are scored ("before_epoch" and "fifths" as the published zero-shot
+    codes do; every n-th epoch); mask_rule: "any" grey level above zero is abnormal, or "half" as published (> 0.5);
+    seed: shuffling; precision fp32, bf16 or fp16; device; cache_gb: memory for frozen activations, in GiB.
+    """
+
+    epochs: int = 50
+    batch_size: int = 1
+    adapter_lr: float = 1e-4
+    context_lr: float = 1e-3
+    betas: tuple[float, float] = (0.5, 0.999)
+    protocol: Protocol = "validation"
+    evaluate_when: When = "after_epoch"
+    evaluate_every: int = 1
+    mask_rule: Literal["any", "half"] = "any"
+    seed: int = 111
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: str = "auto"
+    cache_gb: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.batch_size < 1 or self.evaluate_every < 1:
+            raise SettingsError(
+                f"expected epochs >= 0, batch_size >= 1 and evaluate_every >= 1, got {self.epochs}, "
+                f"{self.batch_size} and {self.evaluate_every}."
+            )
+        if self.adapter_lr <= 0 or self.context_lr <= 0:
+            raise SettingsError(f"expected learning rates > 0, got {self.adapter_lr} and {self.context_lr}.")
+        if self.protocol not in ("validation", "last", "published"):
+            raise SettingsError(f"protocol: expected validation, last or published, got {self.protocol!r}.")
+
+    @classmethod
+    def published(cls, method: Literal["mla", "mvfa"], shots: int) -> MlaTraining:
+        """Settings of the papers' own scripts; shots = 0 is zero-shot (trained on the other sets)."""
+        common = cls(protocol="published", mask_rule="half")
+        if method == "mla":
+            return common if shots else replace(common, batch_size=8, evaluate_when="before_epoch")
+        return replace(common, adapter_lr=1e-3) if shots else replace(common, evaluate_when="fifths")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as stored with every run."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
