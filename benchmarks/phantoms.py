@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from PIL import Image
+
 from wordsight.data.phantoms import SETS, draw_phantom, write_phantoms
 
 

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from PIL import Image
+
 from wordsight.data.phantoms import SETS, contact_sheet
 from wordsight.files import atomic_path
 
