@@ -313,7 +313,7 @@ def test_frames_are_read_by_number(tmp_path: Path) -> None:
 
 def test_page_size_is_bounded(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    noise = [rng.random((320, 320, 3), dtype=np.float32) for _ in range(2)]
+    noise = [rng.random((320, 320), dtype=np.float32) for _ in range(2)]
     evaluations = [
         make(
             tmp_path,

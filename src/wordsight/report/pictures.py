@@ -170,7 +170,7 @@ class Painter:
         return np.where(line[:, :, None], panels["mask"], panels["map"])
 
 
-def encode_png(rgb: RGB, largest: int, colours: int = 128) -> bytes:
+def encode_png(rgb: RGB, largest: int, colours: int = 256) -> bytes:
     """A small PNG: long side at most `largest`, grey where it is grey, else a palette."""
     from PIL import Image as Pillow
 
@@ -180,7 +180,7 @@ def encode_png(rgb: RGB, largest: int, colours: int = 128) -> bytes:
     if small.ndim == 2 or bool((small == small[:, :, :1]).all()):
         picture = picture.convert("L")
     else:
-        picture = picture.quantize(colours, method=Pillow.Quantize.FASTOCTREE)
+        picture = picture.quantize(colours)
     stream = io.BytesIO()
     picture.save(stream, format="PNG")
     return stream.getvalue()
