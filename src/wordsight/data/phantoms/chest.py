@@ -62,9 +62,8 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     # Everything is soft here: half the resolution is enough for all but vessels, wires and the edges of findings.
     small = Thorax(domes, ratio * 0.66, _lungs(rng, half, domes), half)
     on = half.enlarged((size, size))
-    density = enlarge(_soft_tissue(rng, small) + _bones(rng, half), on.shape, bicubic=False)
+    density = enlarge(_soft_tissue(rng, small) + _bones(rng, half) + _clavicles(rng, half), on.shape, bicubic=False)
     chest = Thorax(domes, small.heart, enlarge(small.air, on.shape, bicubic=False), on)
-    density += _clavicles(rng, on)
     density += _vessels(rng, chest)
     devices = _devices(rng, on, density)
     lesions = _findings(lesion_rng, kind, chest, density)

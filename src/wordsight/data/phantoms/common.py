@@ -77,8 +77,23 @@ def _taps(small: int, large: int, cubic: bool) -> tuple[NDArray[np.intp], Float3
     return np.clip(first + offsets[:, None], 0, small - 1), weights.astype(np.float32)
 
 
+def _double(values: Float32) -> Float32:
+    """Bilinear interpolation to twice the size by slices, several times faster than by taps."""
+    height, width = values.shape
+    tall, wide = np.empty((2 * height, width), np.float32), np.empty((2 * height, 2 * width), np.float32)
+    for small, large in ((values, tall), (tall.T, wide.T)):
+        near = small * np.float32(0.75)
+        far = small * np.float32(0.25)
+        np.add(near[1:], far[:-1], out=large[2::2])
+        np.add(near[:-1], far[1:], out=large[1:-1:2])
+        large[0], large[-1] = small[0], small[-1]
+    return wide
+
+
 def enlarge(values: Float32, shape: tuple[int, int], *, bicubic: bool = True) -> Float32:
     """Interpolate a small (h, w) field to `shape` = (H, W): cubic B-splines, which soften a little, or bilinear."""
+    if not bicubic and shape == (2 * values.shape[0], 2 * values.shape[1]):
+        return _double(values)
     indices, weights = _taps(values.shape[1], shape[1], bicubic)
     wide = values[:, indices[0]] * weights[0]
     for index, weight in zip(indices[1:], weights[1:], strict=True):
@@ -102,6 +117,8 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float)
     noise = rng.standard_normal(small, dtype=np.float32)
     # The splines average neighbours; 2.0 restores the variance of the white noise.
     noise *= np.float32(2.0)
+    if scale >= 16 and not (shape[0] % 2 or shape[1] % 2):  # so smooth that the last doubling may be bilinear
+        return _double(enlarge(noise, (shape[0] // 2, shape[1] // 2)))
     return enlarge(noise, shape)
 
 

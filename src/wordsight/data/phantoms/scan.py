@@ -89,7 +89,9 @@ def scanner(rng: np.random.Generator, image: Float32, how: Acquisition) -> NDArr
     picture: Float32 = image * (shading[..., None] if colour else shading)
     np.maximum(picture, 0, out=picture)
     if how.gamma != 1:
-        np.power(picture, np.float32(how.gamma), out=picture)
+        curve = (np.arange(4096, dtype=np.float32) / np.float32(2048)) ** np.float32(how.gamma)
+        picture *= np.float32(2048)
+        picture = curve.take(picture.astype(np.intp), mode="clip")
     if how.blurs and not colour:
         picture = blur(picture, how.blurs)
     picture *= np.float32(how.gain)
