@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from imaging_samples import dicom, sample
 from PIL import Image as PilImage
 
+from imaging_samples import dicom, sample
 from wordsight.errors import ImageError, SettingsError
 from wordsight.imaging import image_count, read_image, read_many, sniff
 from wordsight.imaging.windows import CT_WINDOWS, apply_window, parse_window

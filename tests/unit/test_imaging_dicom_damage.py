@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from imaging_samples import dicom, encode, sample
 
+from imaging_samples import dicom, encode, sample
 from wordsight.errors import ImageError, ImageTooLarge
 from wordsight.imaging import read_image
 from wordsight.imaging.dicom import codestream_shape

@@ -8,8 +8,8 @@ import time
 import nibabel
 import numpy as np
 import pytest
-from imaging_samples import nifti
 
+from imaging_samples import nifti
 from wordsight.errors import ImageError, ImageTooLarge
 from wordsight.imaging import image_count, read_image, sniff
 

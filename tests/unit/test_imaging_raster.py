@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from imaging_samples import encode, png, png16, tiff
 from PIL import Image as PilImage
 
+from imaging_samples import encode, png, png16, tiff
 from wordsight.errors import ImageError, ImageTooLarge
 from wordsight.imaging import image_count, read_image, sniff
 

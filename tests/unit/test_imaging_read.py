@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from imaging_samples import dicom, encode, nifti, png16, tiff
 from PIL import Image as PilImage
 from pydicom.data import get_testdata_file
 
+from imaging_samples import dicom, encode, nifti, png16, tiff
 from wordsight.errors import ImageError, ImageTooLarge, SettingsError
 from wordsight.imaging import image_count, read_image, read_many, read_mask, sniff
 from wordsight.types import Image
