@@ -56,7 +56,7 @@ def test_frozen_and_described(folder: Path) -> None:
     assert not any(p.requires_grad for p in clip.model.parameters())
     assert all(p.dtype == torch.float32 and not p.is_meta for p in clip.model.parameters())
     assert clip.to("cpu") is clip
-    assert load_clip(*clip.source, image_size=56).weights_hash == clip.weights_hash
+    assert load_clip(clip.architecture, clip.weights, image_size=56).weights_hash == clip.weights_hash
 
 
 @pytest.mark.parametrize("route", ["wrapped", "safetensors", "script", "trace", "custom_names", "half"])

@@ -102,11 +102,6 @@ class Clip:
     trained: bool
     weights_hash: str
 
-    @property
-    def source(self) -> tuple[str, str | None]:
-        """What `load_clip` takes to load the same again: (architecture, weights)."""
-        return self.architecture, self.weights
-
     def to(self, device: torch.device | str) -> Clip:
         """Move both towers to a device, in place."""
         self.model.to(device)

@@ -22,6 +22,8 @@ from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.scoring import ScoreScale
 from wordsight.models.mla.settings import MlaSettings
+from wordsight.models.mla.tensor_files import account_for
+from wordsight.models.mla.weights import AdapterWeights, read_safetensors, write_safetensors
 
 FORMAT = 1
 DETECTOR, ADAPTERS, BANK = "detector.json", "adapters.safetensors", "bank.safetensors"
@@ -39,9 +41,7 @@ def hash_tensors(tensors: Mapping[str, Tensor], salt: str = "") -> str:
 
 def save_detector(detector: MlaLp, folder: Path) -> None:
     """Write a detector into a folder; `detector.json` comes last, so a folder that has it is complete."""
-    state = {k: v.detach().cpu().contiguous() for k, v in detector.network.state_dict().items()}
-    with atomic_path(folder / ADAPTERS) as path:
-        save_file(state, path)
+    write_safetensors(folder / ADAPTERS, adapter_weights(detector), {"settings": detector.settings.to_json()})
     if detector.bank is not None:
         bank = {f"rows.{i}": rows.cpu().contiguous() for i, rows in enumerate(detector.bank.rows)}
         with atomic_path(folder / BANK) as path:
@@ -59,7 +59,12 @@ def save_detector(detector: MlaLp, folder: Path) -> None:
             "bank": detector.bank is not None,
             "scale": detector.scale.to_json(),
             "precision": detector.precision,
-            "backbone": {"architecture": clip.source[0], "weights": clip.source[1], "hash": clip.weights_hash},
+            "backbone": {
+                "architecture": clip.architecture,
+                "weights": clip.weights,
+                "seed": clip.seed,
+                "hash": clip.weights_hash,
+            },
             "weights_hash": detector.weights_hash,
             "info": dict(detector.info),
         },
@@ -99,7 +104,11 @@ def load_detector(folder: Path, *, weights: str | Path | None, device: str | tor
     backbone, settings = values["backbone"], MlaSettings.from_json(values["settings"])
     source = weights if weights is not None else backbone["weights"]
     clip = load_clip(
-        backbone["architecture"], source, image_size=settings.image_size, activation=settings.activation, seed=111
+        backbone["architecture"],
+        source,
+        image_size=settings.image_size,
+        activation=settings.activation,
+        seed=backbone["seed"],
     )
     if clip.weights_hash != backbone["hash"]:
         raise WeightsError(
@@ -107,7 +116,7 @@ def load_detector(folder: Path, *, weights: str | Path | None, device: str | tor
             "Name the file of that backbone with --weights."
         )
     network = MlaNetwork(clip, settings)
-    _strict_load(network, _tensors(folder / ADAPTERS), folder / ADAPTERS)
+    fill_network(network, read_safetensors(folder / ADAPTERS)[0], folder / ADAPTERS)
     bank = None
     if values["bank"]:
         stored = _tensors(folder / BANK)
@@ -123,13 +132,20 @@ def load_detector(folder: Path, *, weights: str | Path | None, device: str | tor
     )
 
 
-def _strict_load(network: MlaNetwork, state: Mapping[str, Tensor], path: Path) -> None:
-    expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in state.items()}
-    if expected != found:
-        wrong = sorted(k for k in {*expected, *found} if expected.get(k) != found.get(k))
-        shown = "; ".join(
-            f"{k}: expected {expected.get(k, 'nothing')}, got {found.get(k, 'nothing')}" for k in wrong[:10]
-        )
-        raise WeightsError(f"{path}: {len(wrong)} tensors do not fit the settings: {shown}.")
-    network.load_state_dict(dict(state))
+def adapter_weights(detector: MlaLp) -> AdapterWeights:
+    """What training changed, in the form that checkpoint files hold."""
+    network = detector.network
+    contexts = None if network.prompt_learner is None else network.prompt_learner.state_dict()
+    return AdapterWeights(network.seg_adapters.state_dict(), network.det_adapters.state_dict(), contexts)
+
+
+def fill_network(network: MlaNetwork, weights: AdapterWeights, path: Path) -> None:
+    """Copy adapters and contexts into a network; every key and shape must fit. Raises WeightsError that lists them."""
+    state = weights.flat()
+    account_for(
+        {k: tuple(v.shape) for k, v in network.state_dict().items()},
+        {k: tuple(v.shape) for k, v in state.items()},
+        path,
+        "Choose the backbone, levels and contexts that it was trained with.",
+    )
+    network.load_state_dict(state)

@@ -1,0 +1,165 @@
+"""One battery for every detector: what a user may rely on whatever the method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tiny_clip import make_clip
+from wordsight.models.mla.detector import MlaLp
+from wordsight.models.mla.model import MlaNetwork
+from wordsight.models.mla.settings import MlaSettings
+from wordsight.types import Detector, Image, ScoreKind
+
+SIZE = 56
+
+
+def picture(seed: int, shape: tuple[int, ...] = (70, 50)) -> Image:
+    return Image(np.random.default_rng(seed).random(shape, dtype=np.float32), source=f"picture {seed}")
+
+
+@cache
+def tiny_detectors() -> dict[str, MlaLp]:
+    """Random weights: the contract is about behaviour, not about quality."""
+    published = MlaSettings(image_size=SIZE, levels=(1, 2, 3, 4))
+    mvfa = replace(MlaSettings.mvfa("Brain"), image_size=SIZE, levels=(2, 4))
+    clip = make_clip(SIZE)
+    zero = MlaLp(MlaNetwork(clip, published).eval())
+    normals = [picture(100), picture(101)]
+    return {
+        "mla zero-shot": zero.with_scale_from(zero.raw(normals), "support"),
+        "mla few-shot with masks": zero.with_support(normals),
+        "mla few-shot without masks": replace(zero, map_branch="det").with_support(normals),
+        "mla corrected": MlaLp(MlaNetwork(clip, published.corrected()).eval()).with_support(normals),
+        "mvfa few-shot": MlaLp(MlaNetwork(clip, mvfa).eval()).with_support(normals),
+    }
+
+
+Check = Callable[[MlaLp], None]
+
+
+def says_what_it_is(detector: MlaLp) -> None:
+    assert isinstance(detector, Detector)
+    assert detector.name
+    assert detector.findings
+    assert isinstance(detector.score_kind, ScoreKind)
+
+
+def predictions_have_the_promised_form(detector: MlaLp) -> None:
+    images = [picture(0), picture(1, (33, 90, 3))]
+    for image, prediction in zip(images, detector.predict(images), strict=True):
+        assert prediction.findings == detector.findings
+        assert prediction.scores.shape == (len(detector.findings),)
+        assert prediction.scores.dtype == np.float32
+        assert prediction.kind is detector.score_kind
+        assert prediction.source == image.source
+        assert prediction.weights
+
+
+def alone_is_as_in_a_batch(detector: MlaLp) -> None:
+    images = [picture(i) for i in range(3)]
+    together = detector.predict(images)
+    for image, one in zip(images, together, strict=True):
+        alone = detector.predict([image])[0]
+        assert np.allclose(alone.scores, one.scores, atol=1e-4)
+        assert alone.maps is not None
+        assert one.maps is not None
+        assert np.allclose(alone.maps, one.maps, atol=1e-4)
+
+
+def order_does_not_matter(detector: MlaLp) -> None:
+    images = [picture(i) for i in range(3)]
+    forward = [p.scores for p in detector.predict(images)]
+    backward = [p.scores for p in detector.predict(images[::-1])]
+    assert np.allclose(forward, backward[::-1], atol=1e-4)
+
+
+def input_is_not_changed(detector: MlaLp) -> None:
+    image = picture(2)
+    before = image.pixels.copy()
+    detector.predict([image])
+    assert np.array_equal(image.pixels, before)
+
+
+def same_again(detector: MlaLp) -> None:
+    first, second = (detector.predict([picture(3)])[0] for _ in range(2))
+    assert np.array_equal(first.scores, second.scores)
+
+
+def leaves_global_random_state_alone(detector: MlaLp) -> None:
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    detector.predict([picture(3)])
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(numpy_before, np.random.get_state()[1])  # type: ignore[index]
+
+
+def constant_images_give_finite_scores(detector: MlaLp) -> None:
+    for value in (0.0, 0.5, 1.0):
+        prediction = detector.predict([Image(np.full((40, 40), value, np.float32))])[0]
+        assert np.isfinite(prediction.scores).all()
+        assert prediction.maps is not None
+        assert np.isfinite(prediction.maps).all()
+
+
+def maps_lie_on_the_image_grid(detector: MlaLp) -> None:
+    for shape in ((70, 50), (1, 300), (301, 299, 3)):
+        image = picture(4, shape)
+        assert detector.predict([image])[0].heatmap().values.shape == image.shape
+
+
+def nothing_in_nothing_out(detector: MlaLp) -> None:
+    assert detector.predict([]) == []
+
+
+def grey_and_equal_colour_channels_are_the_same(detector: MlaLp) -> None:
+    grey = picture(5)
+    colour = replace(grey, pixels=np.repeat(grey.pixels[..., None], 3, axis=2))
+    a, b = detector.predict([grey, colour])
+    assert np.allclose(a.scores, b.scores, atol=1e-4)
+
+
+CHECKS: list[Check] = [
+    says_what_it_is,
+    predictions_have_the_promised_form,
+    alone_is_as_in_a_batch,
+    order_does_not_matter,
+    input_is_not_changed,
+    same_again,
+    leaves_global_random_state_alone,
+    constant_images_give_finite_scores,
+    maps_lie_on_the_image_grid,
+    nothing_in_nothing_out,
+    grey_and_equal_colour_channels_are_the_same,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("name", list(tiny_detectors()))
+def test_contract(name: str, check: Check) -> None:
+    check(tiny_detectors()[name])
+
+
+@pytest.mark.parametrize("name", list(tiny_detectors()))
+def test_saved_and_loaded_scores_are_the_same(name: str, tmp_path: Path) -> None:
+    import json
+
+    from tiny_clip import CONFIG
+
+    path = tmp_path / "clip.json"
+    path.write_text(json.dumps(CONFIG))
+    original = tiny_detectors()[name]
+    detector = MlaLp.from_clip(str(path), settings=original.settings, seed=0)
+    detector = replace(detector, map_branch=original.map_branch)
+    if original.bank is not None:
+        detector = detector.with_support([picture(100), picture(101)])
+    else:
+        detector = detector.with_scale_from(detector.raw([picture(100), picture(101)]), "support")
+    detector.save(tmp_path / "run")
+    image = picture(7)
+    assert np.array_equal(MlaLp.load(tmp_path / "run").predict([image])[0].scores, detector.predict([image])[0].scores)
