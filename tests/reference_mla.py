@@ -34,7 +34,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def block(x: Tensor, state: State, name: str, heads: int, mask: Tensor | None, activation=erf_gelu) -> Tensor:
     """One pre-norm residual block on (N, W)."""
-    n, width = x.shape
+    _n, width = x.shape
     h = layer_norm(x, state, f"{name}.ln_1")
     q, k, v = (h @ state[f"{name}.attn.in_proj_weight"].T + state[f"{name}.attn.in_proj_bias"]).chunk(3, dim=-1)
     out = torch.zeros_like(x)

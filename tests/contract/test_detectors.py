@@ -93,10 +93,10 @@ def same_again(detector: MlaLp) -> None:
 
 
 def leaves_global_random_state_alone(detector: MlaLp) -> None:
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     detector.predict([picture(3)])
     assert torch.equal(before, torch.get_rng_state())
-    assert np.array_equal(numpy_before, np.random.get_state()[1])  # type: ignore[index]
+    assert np.array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
 
 
 def constant_images_give_finite_scores(detector: MlaLp) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import Golden, load_fill
 from safetensors.torch import save_file
 
+from golden import Golden, load_fill
 from wordsight.metrics import auroc, pixel_auroc
 from wordsight.models.mla.augment import augment
 from wordsight.models.mla.backbone import Clip, load_clip
@@ -54,10 +54,7 @@ def set_by_rule(network: MlaNetwork, fill: Any) -> MlaNetwork:
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             shape = tuple(parameter.shape)
-            if name.startswith("prompt_learner"):
-                value = fill(name, shape, "plain") * 0.02
-            else:
-                value = fill(name, shape)
+            value = fill(name, shape, "plain") * 0.02 if name.startswith("prompt_learner") else fill(name, shape)
             parameter.copy_(torch.from_numpy(np.array(value)))
     return network.eval()
 

@@ -1,4 +1,4 @@
-"""The training loop, on one page: epochs of rounds of batches, on Lightning Fabric; runs resume after any interruption."""
+"""The training loop, on one page, on Lightning Fabric: epochs of rounds of batches; runs resume after a kill."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def train(
 def _finite(loss: float, epoch: int) -> float:
     if not math.isfinite(loss):
         raise TrainingError(
-            f"epoch {epoch + 1}: the loss is {loss}. Use precision fp32 or a smaller learning rate, and check the images."
+            f"epoch {epoch + 1}: the loss is {loss}. Use precision fp32 or a smaller learning rate, and check the "
+            "images."
         )
     return loss
 
@@ -106,8 +107,8 @@ def load_state(path: Path, settings: Any) -> dict[str, Any] | None:
         known = state["settings"]
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
         raise TrainingError(
-            f"{path}: expected the state of an interrupted run, got a file that cannot be read ({type(error).__name__}). "
-            "Delete it to start again."
+            f"{path}: expected the state of an interrupted run, got a file that cannot be read "
+            f"({type(error).__name__}). Delete it to start again."
         ) from error
     if known != settings:
         changed = sorted(k for k in {*known, *settings} if known.get(k) != settings.get(k))

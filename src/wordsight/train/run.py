@@ -140,8 +140,10 @@ class Run:
     # -- choosing ----------------------------------------------------------------------------------------------------
 
     def consider(self, epoch: int, index: int) -> None:
-        """Score the present weights on the judge and keep them if they are the best (later wins a tie only as published:
-        zero-shot yes, few-shot no)."""
+        """Score the present weights on the judge and keep them if they are the best.
+
+        A tie goes to the later ones in zero-shot runs and to the earlier ones in few-shot runs, as published.
+        """
         if self.training.protocol == "last" or not self.judge:
             return
         detector = self._bound()

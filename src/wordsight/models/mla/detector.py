@@ -262,7 +262,7 @@ class MlaLp:
 
     @torch.no_grad()
     def leave_one_out(self, arrays: Tensor) -> list[RawScores]:
-        """Raw scores of the support images, each without its own rows (with one image: with them, for want of others)."""
+        """Raw scores of the support images, each without its own rows (a single image: with them)."""
         text, out = self.text(), []
         size = self.settings.image_size
         for i in range(len(arrays)):

@@ -133,7 +133,7 @@ class MlaNetwork(nn.Module):
         return logits[..., 1] - logits[..., 0]
 
     def pooled(self, images: Tensor) -> Tensor:
-        """MVFA's pooled image feature, ln_post(class token of the mixed stream) @ proj, (B, embed_dim); nothing uses it."""
+        """MVFA's pooled image feature, ln_post(class token of the mixed stream) @ proj, (B, embed_dim); not scored."""
         x = self.stem(images)
         levels, mix = self.settings.levels, self.settings.mix
         ends = [*levels[1:], self.clip.vision_layers]

@@ -44,7 +44,7 @@ class RawMaps:
 
 
 def raw_maps(raws: Sequence[RawScores], size: int) -> RawMaps:
-    """Interpolate margins (then sigmoid) and distances to size x size, bilinear with aligned corners, and sum levels."""
+    """Margins (then sigmoid) and distances at size x size, bilinear with aligned corners, summed over levels."""
     margins = torch.from_numpy(np.stack([raw.margins for raw in raws]))
     zero = upsample(margins, size).sigmoid().sum(dim=1).numpy()
     distances = [raw.distance for raw in raws if raw.distance is not None]

@@ -26,7 +26,7 @@ OBJECT_NAMES: Mapping[str, str] = {
 class MlaSettings:
     """The network, its prompts and its losses.
 
-    image_size: side of the square input in pixels. levels: residual blocks (from 1) after which adapters read and write.
+    image_size: side of the square input in pixels. levels: residual blocks (from 1) that adapters read and write after.
     mix: share of each adapter branch written into the residual stream (x <- (1 - 2 mix) x + mix seg + mix det).
     slope: negative slope of the adapters' LeakyReLU. temperature: factor on the cosine of patch and text.
     activation: "gelu" as published (erf GELU, also on weights trained with QuickGELU), "quick_gelu", or "weights" =

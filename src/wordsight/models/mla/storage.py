@@ -76,7 +76,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DETECTOR
     if not path.is_file():
         raise WeightsError(
-            f"{folder}: expected a trained detector ({DETECTOR} inside), found none. Train one with `wordsight train mla`."
+            f"{folder}: expected a trained detector ({DETECTOR} inside), found none. "
+            "Train one with `wordsight train mla`."
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
