@@ -43,7 +43,7 @@ class Thorax:
 def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     """Draw one radiograph of `size` pixels; the same generator state gives the same chest with and without findings."""
     lesion_rng = rng.spawn(1)[0]
-    kind = str(lesion_rng.choice(FINDINGS, p=[0.35, 0.25, 0.15, 0.25])) if abnormal else ""
+    kind = str(lesion_rng.choice(FINDINGS, p=[0.38, 0.25, 0.12, 0.25])) if abnormal else ""
     rotation, aspect = float(rng.normal(0, 4)), float(np.exp(rng.normal(0, 0.07)))
     half = frame(
         rng,
@@ -232,7 +232,7 @@ def _opacity(rng: np.random.Generator, chest: Thorax, density: Float32) -> dict[
     centre, radius = _place(rng, chest), float(rng.uniform(0.07, 0.15)) * size
     window, cloud = blob(rng, size, centre, radius, 0.3, aspect=float(np.exp(rng.normal(0, 0.25))), edge=radius * 0.7)
     patches = np.clip(np.float32(0.8) + np.float32(0.35) * smooth_field(rng, cloud.shape, 7), 0, 1.4)
-    strength = float(rng.uniform(0.28, 0.45))
+    strength = float(rng.uniform(0.36, 0.55))
     density[window] += cloud * patches * np.float32(strength) * chest.air[window]
     return {"kind": "opacity", "centre": centre, "size": round(2 * radius, 1), "contrast": round(strength, 3)}
 
@@ -240,9 +240,9 @@ def _opacity(rng: np.random.Generator, chest: Thorax, density: Float32) -> dict[
 def _nodule(rng: np.random.Generator, chest: Thorax, density: Float32) -> dict[str, Any]:
     """A round well-defined spot of soft tissue."""
     size = density.shape[0]
-    centre, radius = _place(rng, chest), float(rng.uniform(0.02, 0.042)) * size
+    centre, radius = _place(rng, chest), float(rng.uniform(0.026, 0.05)) * size
     window, disc = blob(rng, size, centre, radius, 0.08, edge=3)
-    strength = float(rng.uniform(0.22, 0.36))
+    strength = float(rng.uniform(0.30, 0.46))
     density[window] += disc * np.float32(strength) * np.maximum(chest.air[window], np.float32(0.3))
     return {"kind": "nodule", "centre": centre, "size": round(2 * radius, 1), "contrast": round(strength, 3)}
 
@@ -252,7 +252,7 @@ def _effusion(rng: np.random.Generator, chest: Thorax, density: Float32) -> dict
     on, side = chest.on, float(rng.choice([-1.0, 1.0]))
     across = np.clip((np.float32(side) * on.u - np.float32(0.15)) * np.float32(1 / 0.5), 0, 1)
     floor = chest.domes[int(side > 0)]
-    level = np.float32(floor - rng.uniform(0.06, 0.22)) - np.float32(0.26) * across * across * across
+    level = np.float32(floor - rng.uniform(0.10, 0.28)) - np.float32(0.26) * across * across * across
     fluid = np.clip((on.v - level) * np.float32(18), 0, 1) * (on.u * np.float32(side) > 0)
     fluid *= chest.air
     strength = float(rng.uniform(0.5, 0.66))

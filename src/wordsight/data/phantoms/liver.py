@@ -45,10 +45,10 @@ class Phase:
 
 
 PHASES = (
-    Phase("native", -0.09, 0.42, 0.50, 0.45, (-0.17, -0.14, -0.20)),
-    Phase("arterial", 0.03, 0.95, 0.68, 0.80, (0.20, 0.16, -0.15)),
-    Phase("portal venous", 0.14, 0.68, 0.60, 0.78, (-0.22, -0.18, -0.26)),
-    Phase("late", 0.08, 0.58, 0.56, 0.70, (-0.18, -0.15, 0.15)),
+    Phase("native", -0.09, 0.42, 0.50, 0.45, (-0.22, -0.19, -0.26)),
+    Phase("arterial", 0.03, 0.95, 0.68, 0.80, (0.26, 0.22, -0.22)),
+    Phase("portal venous", 0.14, 0.68, 0.60, 0.78, (-0.28, -0.24, -0.32)),
+    Phase("late", 0.08, 0.58, 0.56, 0.70, (-0.25, -0.21, 0.22)),
 )
 
 
@@ -195,8 +195,8 @@ def _dot(rng: np.random.Generator, on: Frame) -> tuple[list[tuple[float, float]]
 def _benign(rng: np.random.Generator, on: Frame, image: Float32, liver: NDArray[np.bool_]) -> str:
     """Gallbladder (taken out of `liver` in place), fissure and clips of normal and abnormal slices; their names."""
     names: list[str] = []
-    if rng.random() < 0.5:
-        extent = float(rng.uniform(0.05, 0.085))
+    if rng.random() < 0.4:
+        extent = float(rng.uniform(0.05, 0.08))
         centre = (float(rng.uniform(-0.22, -0.12)), float(rng.uniform(0.02, 0.10)))
         window, here = on.around(centre, extent * 1.5)
         bladder = ellipse(here, centre, (extent, extent * 1.5), float(rng.uniform(-40, 40)), edge=2)
@@ -227,11 +227,11 @@ def _lesion(
     rows, columns = np.nonzero(liver[::3, ::3])
     pick = int(rng.integers(rows.size))
     centre = (int(rows[pick]) * 3, int(columns[pick]) * 3)
-    radius = float(rng.uniform(0.026, 0.085)) * size
+    radius = float(rng.uniform(0.032, 0.088)) * size
     strength = float(rng.choice(phase.lesions)) * float(rng.uniform(0.8, 1.15))
     window, coverage = blob(rng, size, centre, radius, 0.2, aspect=float(np.exp(rng.normal(0, 0.18))), edge=3)
     coverage *= liver[window]
-    value = np.float32(density + strength) + np.float32(0.035) * smooth_field(rng, coverage.shape, 5)
+    value = np.float32(density + strength) + np.float32(0.06) * smooth_field(rng, coverage.shape, 5)
     paint(image[window], coverage, value)
     mask[window] |= coverage >= 0.5
     ring = rng.random() < 0.25
