@@ -28,14 +28,16 @@ def load(
     weights: the file of the frozen backbone; for a run only where it is not where training found it. device: "cpu",
     "cuda" or "cuda:<number>". For a name only: architecture (default "tiny", the backbone of this package; else see
     `load_clip`), settings (default: as published) and seed of the untrained adapters (default 111).
-    A name wins over a folder of that name: write "./mla" for the folder.
+    A name wins over a folder of that name: write "./mla" for the folder. A backbone is never drawn at random here.
     Raises SettingsError for an unknown name or settings that a run has already, WeightsError for files that do not fit.
     """
     from wordsight.models.mla.detector import MlaLp
 
     if name_or_run in METHODS:
+        named = "tiny" if architecture is None else architecture
+        _check_weights(named, weights)
         return MlaLp.from_clip(
-            "tiny" if architecture is None else architecture,
+            named,
             weights,
             settings=settings,
             seed=111 if seed is None else seed,
@@ -60,3 +62,13 @@ def load(
         raise WeightsError(
             f"{folder}: expected one trained detector, got a folder of several: {', '.join(draws)}. Name one of them."
         ) from error
+
+
+def _check_weights(architecture: str, weights: str | Path | None) -> None:
+    """Raise WeightsError if neither the caller nor the architecture's folder names weights."""
+    from wordsight.models.mla.architectures import find_architecture
+
+    if weights is None and find_architecture(architecture).weights is None:
+        raise WeightsError(
+            f"architecture {architecture}: expected the file of its trained weights, got none. Name it with weights=."
+        )

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 
 import wordsight
-from tiny_clip import CONFIG
+from tiny_clip import CONFIG, make_clip
 from wordsight import Image, MlaLp, MlaSettings, load
 from wordsight.errors import SettingsError, WeightsError
+from wordsight.models.mla.backbone import save_clip_bundle
 
 SIZE = 56
 
 
 @pytest.fixture(scope="module")
 def architecture(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("clip") / "tiny-test.json"
-    path.write_text(json.dumps(CONFIG))
-    return str(path)
+    """A model folder with weights."""
+    folder = tmp_path_factory.mktemp("clip")
+    save_clip_bundle(folder, CONFIG, make_clip(SIZE).model.state_dict(), None)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,13 @@ def test_what_is_neither_name_nor_folder_is_refused(tmp_path: Path) -> None:
         load("carzilla")
     with pytest.raises(WeightsError, match=r"expected a trained detector \(detector.json inside\), found none"):
         load(tmp_path)
+
+
+def test_a_backbone_without_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiny-test.json"
+    path.write_text(json.dumps(CONFIG))
+    with pytest.raises(WeightsError, match=r"expected the file of its trained weights, got none\. Name it with"):
+        load("mla", architecture=str(path))
 
 
 def test_a_folder_of_several_runs_names_them(tmp_path: Path, detector: MlaLp) -> None:
