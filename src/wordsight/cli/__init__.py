@@ -1,0 +1,1 @@
+"""The command line: arguments <-> library, nothing else."""

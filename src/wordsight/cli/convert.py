@@ -1,0 +1,80 @@
+"""`wordsight convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from wordsight.cli.parser import CommandParser, path_or_none
+from wordsight.errors import SettingsError
+
+DESCRIPTION = (
+    "Adapters and prompts of MLA-LP or MVFA from one form into another: a published .pth, a .safetensors file, or a "
+    "run folder; IN is known by its content, OUT by its name. Every tensor is accounted for and "
+    "compared bit by bit. With --architecture OUT becomes a run folder for predict and evaluate; give --data, --target "
+    "and --shots too where scores shall use the memory bank of normal support images."
+)
+
+
+def parser() -> CommandParser:
+    """Flags of the command."""
+    p = CommandParser("convert", "IN OUT [options]", DESCRIPTION)
+    p.add_argument("source", type=str, metavar="IN", help="published .pth, .safetensors, or a run folder")
+    p.add_argument("target", type=str, metavar="OUT", help=".safetensors, .pth, or with --architecture a new folder")
+    p.add_argument(
+        "--architecture",
+        type=str | None,
+        default=None,
+        help="CLIP the checkpoint was trained with, such as ViT-L-14-336; makes a run folder",
+    )
+    p.add_argument("--weights", type=str | None, default=None, help="file of the CLIP's weights")
+    p.add_argument("--data", type=str | None, default=None, help="folder of sets with the support images")
+    p.add_argument("--target-set", type=str | None, default=None, help="the set that the checkpoint is for")
+    p.add_argument("--shots", type=int, default=4, help="support images per class")
+    p.add_argument("--draw", type=int, default=0, help="which support draw")
+    p.add_argument("--support", type=str, default="auto", help="as in wordsight train mla")
+    p.add_argument("--object-name", type=str | None, default=None, help="what MVFA's sentences name; null: by the set")
+    p.add_argument("--device", type=str, default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:1")
+    return p
+
+
+def main(argv: Sequence[str]) -> int:
+    """Convert and print what the checkpoint holds."""
+    args = parser().parse_args(list(argv))
+    source, target = Path(args.source).expanduser(), Path(args.target).expanduser()
+    if args.architecture is not None:
+        return _to_run(source, target, args)
+    if args.data is not None or args.weights is not None:
+        raise SettingsError("--weights and --data make a run folder, which needs --architecture too. Give it.")
+    from wordsight.study import convert
+
+    made = convert(source, target)
+    print(f"{made.method}: {len(made.shapes)} tensors, {made.parameters} numbers, equal bit by bit")
+    for name, shape in made.shapes.items():
+        print(f"  {name}: {' x '.join(map(str, shape))}")
+    for name, value in made.info.items():
+        print(f"  {name} = {value}")
+    print(f"written: {made.target}")
+    return 0
+
+
+def _to_run(source: Path, target: Path, args: Any) -> int:
+    from wordsight.study.checkpoints import RunOptions, convert_to_run
+
+    wanted = RunOptions(
+        args.architecture,
+        path_or_none(args.weights),
+        path_or_none(args.data),
+        args.target_set,
+        args.shots,
+        args.draw,
+        args.support,
+        args.object_name,
+        args.device,
+    )
+    detector = convert_to_run(source, target, wanted)
+    bank = "no memory bank" if detector.bank is None else f"a memory bank of {wanted.shots} normal images"
+    print(f"{detector.name} on {wanted.architecture}, {detector.mode}, {bank}")
+    print(f"folder: {target}\nnext: wordsight predict IMAGES --model {target}")
+    return 0

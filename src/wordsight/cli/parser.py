@@ -1,0 +1,80 @@
+"""What the commands' parsers share: one-line errors, flags made from dataclasses, threads."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import jsonargparse
+
+from wordsight.errors import SettingsError
+
+
+class CommandParser(jsonargparse.ArgumentParser):
+    """A parser for one command, with `--config FILE` and `--print_config`; errors are one line and exit with 2."""
+
+    def __init__(self, command: str, arguments: str, description: str, *, config: bool = False) -> None:
+        prog = f"wordsight {command}"
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} {arguments}",
+            description=description,
+            allow_abbrev=False,
+            print_config="--print_config" if config else None,
+        )
+        if config:
+            self.add_argument("--config", action="config", help="YAML file with any of these options")
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong and where help is; exit with 2."""
+        print(f"error: {' '.join(message.split())} See `{self.prog} --help`.", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def add_switch(target: Any, name: str, help: str, *, default: bool = True) -> None:
+    """Add a pair of flags --name, --no-name to a parser or group."""
+    target.add_argument(name, action=jsonargparse.ActionYesNo(no_prefix="no-"), default=default, help=help)
+
+
+def add_fields(parser: CommandParser, prefix: str, owner: Any, title: str, *, skip: Iterable[str] = ()) -> None:
+    """A group of flags --<prefix>.<field> for a dataclass; None, the default, leaves a field to the profile."""
+    group = parser.add_argument_group(title, owner.__doc__)
+    hints = get_type_hints(owner)
+    for field in fields(owner):
+        if field.name not in set(skip):
+            group.add_argument(
+                f"--{prefix}.{field.name}",
+                type=hints[field.name] | None,
+                default=None,
+                help=f"instead of the profile's; published: {field.default!r}",
+            )
+
+
+def given(values: Any) -> dict[str, Any]:
+    """The fields of a group that were given."""
+    return {key: value for key, value in values.as_dict().items() if value is not None}
+
+
+def path_or_none(value: str | None) -> Path | None:
+    """A path, or None."""
+    return None if value is None else Path(value).expanduser()
+
+
+def add_running(parser: CommandParser) -> None:
+    """Flags that every command with a network has."""
+    parser.add_argument("--device", type=str, default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:1")
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads of torch (null: torch decides)")
+
+
+def use_threads(threads: int | None) -> None:
+    """Set torch's CPU threads. Raises SettingsError below 1."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise SettingsError(f"threads: expected 1 or more, got {threads}.")
+    import torch
+
+    torch.set_num_threads(threads)

@@ -1,0 +1,29 @@
+"""Whole pieces of work: train on draws and seeds, evaluate runs, predict folders, convert checkpoints, a demonstration.
+
+Everything that the commands do, for use from Python; the command line only translates arguments.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "EvaluateOptions": "options",
+    "PredictOptions": "options",
+    "Study": "options",
+    "TrainOptions": "options",
+    "convert": "checkpoints",
+    "demo": "showcase",
+    "evaluate_study": "evaluate",
+    "predict_study": "predict",
+    "train_study": "train",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: options are light, the work itself needs torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'wordsight.study' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"wordsight.study.{_HOMES[name]}"), name)

@@ -1,0 +1,151 @@
+"""What a piece of work needs to know, as plain values; nothing here loads a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wordsight.errors import SettingsError
+from wordsight.models.mla.settings import MlaSettings
+from wordsight.train.recipes import Method, Profile, recipe
+from wordsight.train.settings import MlaTraining
+
+if TYPE_CHECKING:
+    from wordsight.evaluate import Evaluation
+
+Split = Literal["train", "valid", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """What came out: the evaluations, where everything was written, the page to look at, and what to know about it."""
+
+    evaluations: tuple[Evaluation, ...]
+    folder: Path
+    report: Path | None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Train MLA-LP or MVFA on one set, once per support draw and training seed.
+
+    target: the set, by any of its names. data: the folder that holds the sets. out: the output folder, None for
+    runs/<target>-<shots>shot[-mvfa]. shots: support images per class; 0 trains on the other sets (zero-shot).
+    draws: which support sets; seeds: of training. method: "mla" or "mvfa". architecture, weights: the frozen CLIP, see
+    `load_clip`. profile: settings to start from, see `recipe`; settings, training: fields that differ from it.
+    support: "auto" takes the published lists where they have the draw and else draws by seed, "random" always draws,
+    anything else is a folder of lists. sources: sets to train on zero-shot, None for all others in the data folder.
+    initial: a checkpoint of adapters to start from. evaluate: measure on the target's test split.
+    bootstrap: draws of the intervals. heatmaps: files per evaluation, None for all. eval_batch: images at a time.
+    Raises SettingsError for values out of range.
+    """
+
+    target: str
+    data: Path = Path("data")
+    out: Path | None = None
+    shots: int = 4
+    draws: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (111,)
+    method: Method = "mla"
+    architecture: str = "tiny"
+    weights: Path | None = None
+    profile: Profile = "default"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    support: str = "auto"
+    sources: tuple[str, ...] | None = None
+    initial: Path | None = None
+    evaluate: bool = True
+    bootstrap: int = 1000
+    heatmaps: int | None = None
+    eval_batch: int = 8
+
+    def __post_init__(self) -> None:
+        for name, values in (("draws", self.draws), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values) or min(values) < 0:
+                raise SettingsError(f"{name}: expected different whole numbers from 0, got {list(values)}.")
+        if self.shots < 0:
+            raise SettingsError(f"shots: expected 0 (zero-shot) or more, got {self.shots}.")
+        _known("settings", self.settings, MlaSettings)
+        _known("training", self.training, MlaTraining)
+        if "seed" in self.training:
+            raise SettingsError("training seed: expected it among `seeds`, got it in `training`. Move it there.")
+
+    def resolved(self, target: str) -> tuple[MlaSettings, MlaTraining]:
+        """Settings of the profile for a set's canonical name, with what differs; levels as in a tower of 24 blocks."""
+        settings, training = recipe(self.profile, self.method, self.shots, self.architecture, target=target)
+        return replace(settings, **self.settings), replace(training, **self.training)
+
+    def folder(self, target: str) -> Path:
+        """The output folder for a set's canonical name."""
+        method = "" if self.method == "mla" else f"-{self.method}"
+        return self.out or Path("runs") / f"{target}-{self.shots}shot{method}".lower()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as stored with every run."""
+        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """Measure trained runs on labelled images.
+
+    runs: run folders, or folders of several draws. data: a folder of sets, or labelled images or a manifest as
+    `records_from` takes them. target: the set in that folder, None for the one trained for. split: which part of it.
+    out: None for the run's own folder, or for other data a folder inside it. weights: the backbone's file where it is
+    not where training found it. device: auto, cpu, cuda or cuda:<number>. transductive: scale scores over the test
+    images, the papers' protocol; None: as the run's protocol says.
+    bootstrap, heatmaps, eval_batch: as in TrainOptions.
+    """
+
+    runs: tuple[Path, ...]
+    data: Path = Path("data")
+    target: str | None = None
+    split: Split = "test"
+    out: Path | None = None
+    weights: Path | None = None
+    device: str = "auto"
+    transductive: bool | None = None
+    bootstrap: int = 1000
+    heatmaps: int | None = None
+    eval_batch: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """Scores and heatmaps for images without labels.
+
+    run: a run folder. source: an image, a folder, a DICOM tree, or a manifest. out: None for predictions/<source's
+    name>. heatmaps: write them on each image's own grid. all_frames: every frame of multi-frame files, not the first.
+    weights, device, eval_batch: as in EvaluateOptions.
+    """
+
+    run: Path
+    source: Path
+    out: Path | None = None
+    weights: Path | None = None
+    device: str = "auto"
+    heatmaps: bool = True
+    all_frames: bool = False
+    eval_batch: int = 8
+
+
+def plain(value: Any) -> Any:
+    """A JSON value: paths as text, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(v) for v in value]
+    return value
+
+
+def _known(what: str, values: Mapping[str, Any], owner: Any) -> None:
+    names = {f.name for f in fields(owner)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise SettingsError(f"{what}: unknown {', '.join(unknown)}. Known are {', '.join(sorted(names))}.")

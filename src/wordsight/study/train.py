@@ -1,0 +1,155 @@
+"""Train on one set for several support draws and seeds, measure every run on the test split, write one report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wordsight.data import benchmark_records, canonical_name
+from wordsight.models.mla.settings import OBJECT_NAMES, MlaSettings
+from wordsight.study.backbone import open_clip_for
+from wordsight.study.folders import (
+    DETECTOR,
+    STATE,
+    check_folder,
+    check_parent,
+    protocol_of,
+    write_run,
+)
+from wordsight.study.options import Study, TrainOptions
+from wordsight.study.plan import Run, plan_runs
+from wordsight.train.settings import MlaTraining
+
+if TYPE_CHECKING:
+    from wordsight.evaluate import Evaluation
+    from wordsight.models.mla.backbone import Clip
+    from wordsight.models.mla.detector import MlaLp
+
+
+def train_study(options: TrainOptions) -> Study:
+    """Train what the options ask for and measure it on the target's test split.
+
+    A run that its folder already holds finished is loaded, an interrupted one goes on. Data, lists, weights and
+    folders are checked before the first training starts. The test split is read only for the measurement, and in
+    training only under protocol "published". Raises the errors of data, weights, settings and training.
+    """
+    target = canonical_name(options.target, options.data)
+    settings, training = options.resolved(target)
+    runs = plan_runs(options, target, training)
+    check_parent(options.folder(target), several=len(runs) > 1)
+    clip, settings = open_clip_for(options.architecture, options.weights, settings, "levels" in options.settings)
+    described = [_describe(options, target, run, settings, training, clip) for run in runs]
+    for run, values in zip(runs, described, strict=True):
+        check_folder(run.folder, values)
+    evaluations, notes = [], []
+    for run, values in zip(runs, described, strict=True):
+        detector, loaded = _trained(options, target, run, values, settings, training, clip)
+        if loaded:
+            notes.append(f"{run.folder}: was finished before and was not trained again")
+        if options.evaluate:
+            evaluations.append(_measured(options, target, detector, values, training))
+    report = _written(evaluations, options, target)
+    return Study(tuple(evaluations), options.folder(target), report, tuple(notes))
+
+
+def _describe(
+    options: TrainOptions, target: str, run: Run, settings: MlaSettings, training: MlaTraining, clip: Clip
+) -> dict[str, Any]:
+    named = {"target": target, "shots": options.shots, "method": options.method, "profile": options.profile}
+    initial = None if options.initial is None else str(options.initial)
+    return {
+        **named,
+        **run.describe(settings, replace(training, seed=run.seed)),
+        "initial": initial,
+        "backbone": clip.weights_hash,
+    }
+
+
+def _trained(
+    options: TrainOptions,
+    target: str,
+    run: Run,
+    values: dict[str, Any],
+    settings: MlaSettings,
+    training: MlaTraining,
+    clip: Clip,
+) -> tuple[MlaLp, bool]:
+    """The run's detector, and whether it was there already."""
+    from wordsight.models.mla.detector import MlaLp
+    from wordsight.train.engine import make_fabric
+
+    training = replace(training, seed=run.seed)
+    if (run.folder / DETECTOR).is_file():
+        device = make_fabric(training.device, training.precision).device
+        (run.folder / STATE).unlink(missing_ok=True)
+        return MlaLp.load(run.folder, weights=clip.weights, device=device), True
+    backbone = {"architecture": clip.architecture, "weights": clip.weights, "hash": clip.weights_hash}
+    write_run(run.folder, values, options.to_json(), backbone=backbone)
+    detector = _fitted(_untrained(options, clip, settings, run.seed), target, run, training)
+    detector.save(run.folder)
+    (run.folder / STATE).unlink(missing_ok=True)
+    return detector, False
+
+
+def _untrained(options: TrainOptions, clip: Clip, settings: MlaSettings, seed: int) -> MlaLp:
+    """Fresh adapters, or those of a checkpoint to start from."""
+    from wordsight.models.mla.detector import MlaLp
+    from wordsight.models.mla.model import MlaNetwork
+    from wordsight.models.mla.storage import fill_network
+    from wordsight.study.checkpoints import read_adapters
+
+    network = MlaNetwork(clip, settings, seed=seed).eval()
+    if options.initial is not None:
+        fill_network(network, read_adapters(options.initial)[0], Path(options.initial))
+    return MlaLp(network)
+
+
+def _fitted(detector: MlaLp, target: str, run: Run, training: MlaTraining) -> MlaLp:
+    from wordsight.train.mla import fit_few, fit_zero
+
+    if run.support is None:
+        names = {name: OBJECT_NAMES.get(name, name) for name in (*run.sources, target)}
+        return fit_zero(
+            detector,
+            run.sources,
+            training=training,
+            test=run.test,
+            object_names=names,
+            folder=run.folder,
+            dataset=target,
+        )
+    return fit_few(
+        detector,
+        run.support,
+        training=training,
+        selection=run.selection,
+        test=run.test,
+        folder=run.folder,
+        dataset=target,
+    )
+
+
+def _measured(
+    options: TrainOptions, target: str, detector: MlaLp, values: dict[str, Any], training: MlaTraining
+) -> Evaluation:
+    from wordsight.evaluate import evaluate
+
+    return evaluate(
+        replace(detector, batch_size=options.eval_batch),
+        benchmark_records(options.data, target, "test"),
+        dataset=target,
+        protocol=protocol_of(detector, values),
+        batch_size=options.eval_batch,
+        bootstrap_draws=options.bootstrap,
+        mask_rule=training.mask_rule,
+        transductive=training.protocol == "published",
+    )
+
+
+def _written(evaluations: list[Evaluation], options: TrainOptions, target: str) -> Path | None:
+    if not evaluations:
+        return None
+    from wordsight.report import write_evaluation
+
+    return Path(write_evaluation(evaluations, options.folder(target), max_heatmaps=options.heatmaps))
