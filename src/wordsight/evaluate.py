@@ -117,6 +117,34 @@ def _pixel_numbers(results: Results, groups: Sequence[str], draws: int, seed: in
     return named | {"region_auroc": numbers["auroc"], "region_ap": numbers["ap"]}
 
 
+def _measured(results: Results, draws: int, seed: int) -> dict[str, Any]:
+    """The fields of an Evaluation that follow from what was collected."""
+    from wordsight.data import hash_records
+    from wordsight.data.collect import relative_names
+
+    kept = [item.record for item in results.items]
+    truth = np.array([item.label for item in results.items], dtype=np.int64)
+    scores = np.array(results.scores, dtype=np.float32)
+    names = relative_names(kept)
+    groups, unit = _groups(kept, names)
+    interval = f"95 % bootstrap over {len(set(groups))} {unit}, {draws} draws, seed {seed}"
+    numbers = image_numbers(truth, scores, groups, draws=draws, seed=seed)
+    return {
+        "kind": results.kind,
+        "names": tuple(names),
+        "paths": tuple(str(record.path) for record in kept),
+        "labels": truth,
+        "scores": scores,
+        "groups": groups,
+        "numbers": {**numbers, **_pixel_numbers(results, groups, draws, seed)},
+        "maps": results.maps,
+        "masks": results.masks,
+        "weights": results.weights,
+        "data_hash": hash_records(kept),
+        "interval": interval if draws else "none",
+    }
+
+
 def _check_settings(records: Sequence[Record], batch_size: int, draws: int, mask_rule: str) -> None:
     if not records:
         raise DataError("expected at least one record to evaluate, got none. Check the folder or the split.")
@@ -155,9 +183,6 @@ def evaluate(
     at all or none readable; SettingsError for settings out of range or a detector that cannot be transductive;
     MetricError for several findings without a choice or for maps that do not fit together.
     """
-    from wordsight.data import hash_records
-    from wordsight.data.collect import relative_names
-
     records = list(records)
     _check_settings(records, batch_size, bootstrap_draws, mask_rule)
     labels = _labels(records, finding)
@@ -171,34 +196,16 @@ def evaluate(
         progress=progress,
         finding=finding,
     )
-    kept = [item.record for item in results.items]
-    truth = np.array([item.label for item in results.items], dtype=np.int64)
-    scores = np.array(results.scores, dtype=np.float32)
-    names = relative_names(kept)
-    groups, unit = _groups(kept, names)
-    interval = f"95 % bootstrap over {len(set(groups))} {unit}, {bootstrap_draws} draws, seed {seed}"
-    numbers = image_numbers(truth, scores, groups, draws=bootstrap_draws, seed=seed)
     rules: dict[str, Scalar] = {"mask_rule": mask_rule, "transductive": transductive}
     if finding is not None:
         rules["finding"] = finding
     return Evaluation(
         dataset=dataset,
         method=detector.name,
-        kind=results.kind,
         protocol={**protocol, **rules},
-        names=tuple(names),
-        paths=tuple(str(record.path) for record in kept),
-        labels=truth,
-        scores=scores,
-        groups=groups,
-        numbers={**numbers, **_pixel_numbers(results, groups, bootstrap_draws, seed)},
-        maps=results.maps,
-        masks=results.masks,
         failures=tuple(failures),
-        weights=results.weights,
-        data_hash=hash_records(kept),
         version=__version__,
-        interval=interval if bootstrap_draws else "none",
+        **_measured(results, bootstrap_draws, seed),
     )
 
 
