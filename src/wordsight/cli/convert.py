@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wordsight.cli.parser import CommandParser, path_or_none
+from wordsight.cli.show import say
 from wordsight.errors import SettingsError
 
 DESCRIPTION = (
@@ -55,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"  {name}: {' x '.join(map(str, shape))}")
     for name, value in made.info.items():
         print(f"  {name} = {value}")
+    for note in made.notes:
+        say(f"note: {note}")
     print(f"written: {made.target}")
     return 0
 

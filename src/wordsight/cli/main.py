@@ -6,7 +6,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from wordsight import __version__
 from wordsight.errors import WordsightError
@@ -28,8 +28,13 @@ OK, FAILED, INTERRUPTED = 0, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0, 2 for errors, 130 when interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _dispatch(words))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit status of some work: errors of this package become one line on stderr, without a traceback."""
     try:
-        return _dispatch(words)
+        return work()
     except WordsightError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED

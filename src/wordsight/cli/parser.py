@@ -10,8 +10,6 @@ from typing import Any, NoReturn, get_type_hints
 
 import jsonargparse
 
-from wordsight.errors import SettingsError
-
 
 class CommandParser(jsonargparse.ArgumentParser):
     """A parser for one command, with `--config FILE` and `--print_config`; errors are one line and exit with 2."""
@@ -70,11 +68,8 @@ def add_running(parser: CommandParser) -> None:
 
 
 def use_threads(threads: int | None) -> None:
-    """Set torch's CPU threads. Raises SettingsError below 1."""
-    if threads is None:
-        return
-    if threads < 1:
-        raise SettingsError(f"threads: expected 1 or more, got {threads}.")
-    import torch
+    """Set torch's CPU threads where a number is given. Raises SettingsError below 1."""
+    if threads is not None:
+        from wordsight.train import threads as torch_threads
 
-    torch.set_num_threads(threads)
+        torch_threads.use_threads(threads)

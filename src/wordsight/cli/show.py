@@ -62,7 +62,10 @@ def _show_group(dataset: str, method: str, members: Sequence[Evaluation]) -> Non
         table.add_row(metric_name(metric), *row, *([str(spreads[metric])] if several else []))
     # off a terminal rich would break lines at 80 columns
     Console(width=None if sys.stdout.isatty() else 60 + 30 * len(members)).print(table)
-    print(f"model selection: {selection(members[0])}; {members[0].interval}")
+    print(f"model selection: {selection(members[0])}")
+    for text in dict.fromkeys(str(m.protocol["support"]) for m in members if "support" in m.protocol):
+        print(f"support: {text}")
+    print(f"intervals: {members[0].interval}")
     for path, message in members[0].failures:
         say(f"not read: {message if path in message else f'{path}: {message}'}")
 

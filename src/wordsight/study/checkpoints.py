@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,12 +25,13 @@ PUBLISHED_SUFFIXES, OUR_SUFFIX = (".pth", ".pt"), ".safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What was read and written: shapes by name, the method, and how many tensors were compared bit by bit."""
+    """What was read and written: shapes by name, the method, the numbers stored beside them, and what to know."""
 
     target: Path
     method: str
     shapes: dict[str, tuple[int, ...]]
     info: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -64,7 +65,7 @@ def read_adapters(source: Path) -> tuple[AdapterWeights, dict[str, Any]]:
     return read_published(source), {}
 
 
-def convert(source: Path, target: Path) -> Converted:
+def convert(source: Path, target: Path, *, overwrite: bool = False) -> Converted:
     """Read adapters from `source`, write them to `target` (.pth or .pt: published; .safetensors: ours), compare bits.
 
     The published forms of MLA-LP and MVFA differ in whether there are contexts. Raises WeightsError for what cannot be
@@ -78,7 +79,7 @@ def convert(source: Path, target: Path) -> Converted:
             f"{target}: expected a name that ends in .safetensors (ours) or .pth (published), got {target.name!r}. "
             "For a folder that predict and evaluate take, name the backbone too: --architecture ViT-L-14-336."
         )
-    if target.exists():
+    if target.exists() and not overwrite:
         raise SettingsError(f"{target}: exists already and is not overwritten. Choose another name or delete it.")
     weights, metadata = read_adapters(source)
     method = "mvfa" if weights.contexts is None else "mla"
@@ -90,7 +91,24 @@ def convert(source: Path, target: Path) -> Converted:
     back, _ = read_adapters(target)
     compare(weights, back, target)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.flat().items()}
-    return Converted(target, method, shapes, dict(weights.info))
+    notes = () if suffix == OUR_SUFFIX else _lost_settings(metadata, method)
+    return Converted(target, method, shapes, dict(weights.info), notes)
+
+
+def _lost_settings(metadata: Mapping[str, Any], method: str) -> tuple[str, ...]:
+    """What a published file cannot say: settings of the network that differ from the published ones."""
+    stored = metadata.get("settings")
+    if not isinstance(stored, Mapping):
+        return ()
+    known = MlaSettings.published() if method == "mla" else MlaSettings.mvfa("image")
+    found = MlaSettings.from_json(stored)
+    names = [f.name for f in fields(MlaSettings) if f.name not in ("object_name", "detection_loss", "dice_on_normal")]
+    lost = [f"{name}={getattr(found, name)}" for name in names if getattr(found, name) != getattr(known, name)]
+    if not lost:
+        return ()
+    return (
+        f"trained with {', '.join(lost)}, which a published file does not store and the published code does not do",
+    )
 
 
 def compare(wanted: AdapterWeights, found: AdapterWeights, target: Path) -> None:
@@ -146,7 +164,8 @@ def convert_to_run(source: Path, folder: Path, options: RunOptions) -> MlaLp:
         network.to_device(make_fabric(options.device, "fp32").device),
         info={"protocol": "unknown", "selected": f"by whoever made {source.name}", "epoch": weights.info.get("epoch")},
     )
-    run: dict[str, Any] = {"target": options.target, "method": detector.name, "profile": "published", "shots": 0}
+    target = None if options.target is None else canonical_name(options.target, options.data)
+    run: dict[str, Any] = {"target": target, "method": detector.name, "profile": "published", "shots": 0}
     if options.data is not None:
         detector, support = _with_support(detector, options)
         run |= {"shots": options.shots, "draw": options.draw, "support": described_support(support)}

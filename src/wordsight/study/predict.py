@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,6 @@ from wordsight.study.options import PredictOptions, Study
 from wordsight.types import Image, Prediction, Record
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from wordsight.models.mla.detector import MlaLp
     from wordsight.models.mla.scoring import RawScores
 
@@ -52,10 +51,10 @@ def predict_study(options: PredictOptions) -> Study:
 
 def _predictions(detector: MlaLp, records: list[Record], failures: list[tuple[str, str]]) -> Iterator[Item]:
     """Predictions in the order of the records; what cannot be read or prepared goes to `failures`."""
-    text, done = detector.text(), 0
+    look, done = partial(detector.raw, text=detector.text()), 0
     for start in range(0, len(records), detector.batch_size):
         readable = list(_readable(records[start : start + detector.batch_size], failures))
-        for record, image, raw in _looked(detector, readable, text, failures):
+        for record, image, raw in _looked(look, readable, failures):
             done += 1
             yield record, image, detector.finish([raw])[0]
     if not done:
@@ -75,17 +74,19 @@ def _readable(records: list[Record], failures: list[tuple[str, str]]) -> Iterato
 
 
 def _looked(
-    detector: MlaLp, pairs: list[tuple[Record, Image]], text: Tensor, failures: list[tuple[str, str]]
+    look: Callable[[list[Image]], list[RawScores]],
+    pairs: list[tuple[Record, Image]],
+    failures: list[tuple[str, str]],
 ) -> Iterator[tuple[Record, Image, RawScores]]:
     """Raw scores of a batch; if it holds an image that cannot be prepared, that one alone is set aside."""
     try:
-        raws = detector.raw([image for _, image in pairs], text=text)
+        raws = look([image for _, image in pairs])
     except ImageError as error:
         if len(pairs) == 1:
             failures.append((str(pairs[0][0].path), str(error)))
             return
         for pair in pairs:
-            yield from _looked(detector, [pair], text, failures)
+            yield from _looked(look, [pair], failures)
         return
     for (record, image), raw in zip(pairs, raws, strict=True):
         yield record, image, raw

@@ -19,12 +19,14 @@ def demo(
     weights: Path | None = None,
     sets: tuple[str, ...] = SETS,
     epochs: int = EPOCHS,
+    counts: tuple[int, int] = (VALID, TEST),
     say: Callable[[str], None] = print,
 ) -> Study:
     """Draw phantom sets into `<out>/phantoms`, train 4-shot on each, and write one report for all into `out`.
 
     The images are synthetic: the numbers say that the software works and nothing about patients. A second call goes
-    on where the first stopped. say: gets a line per step. Raises WeightsError if the packaged backbone is missing.
+    on where the first stopped. counts: images per class to choose from and to measure on. say: gets a line per step.
+    Raises WeightsError if the packaged backbone is missing.
     """
     from wordsight.data.phantoms import write_phantoms
     from wordsight.report import write_evaluation
@@ -34,10 +36,10 @@ def demo(
     find_weights(architecture, weights)
     data = out / "phantoms"
     say(f"drawing {len(sets)} sets of synthetic images into {data}")
-    write_phantoms(data, names=sets, valid=VALID, test=TEST, seed=SEED, workers=1)
+    write_phantoms(data, names=sets, valid=counts[0], test=counts[1], seed=SEED, workers=1)
     studies = []
     for name in sets:
-        say(f"{name}: training on {SHOTS} normal and {SHOTS} abnormal images, then measuring {2 * TEST} others")
+        say(f"{name}: training on {SHOTS} normal and {SHOTS} abnormal images, then measuring {2 * counts[1]} others")
         options = TrainOptions(
             name,
             data,
