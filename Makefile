@@ -7,8 +7,7 @@ JOBS ?= 2
 OUT ?= demo-output
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
-SOURCES := src tests benchmarks scripts
-BENCHMARKS := $(sort $(wildcard benchmarks/*.py))
+SOURCES := src tests benchmarks scripts train_few.py train_zero.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider
 
 .PHONY: help demo test test-slow check format bench install clean
@@ -45,8 +44,11 @@ format: $(STAMP)  ## format and apply the safe fixes
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-bench: $(STAMP)  ## every script of benchmarks/, one after the other
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
+# benchmarks/full_size.py and benchmarks/real_data.py need much memory or data of your own: run them by hand.
+bench: $(STAMP)  ## speed of metrics and phantoms, quick accuracy tables on phantoms; a quarter of an hour
+	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/phantoms.py --count 20
+	$(BIN)/python benchmarks/phantoms_mla.py --quick --json $(OUT)/phantoms_mla.json
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
