@@ -10,6 +10,11 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.model import CLIP, CustomTextCLIP, resize_pos_embed
+from safetensors.torch import save_file
+
 from clip_tools import (
     CONFIG,
     TEXT,
@@ -21,11 +26,6 @@ from clip_tools import (
     reference,
     transformers_folder,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from open_clip.model import CLIP, CustomTextCLIP, resize_pos_embed
-from safetensors.torch import save_file
-
 from wordsight.errors import PromptError, SettingsError, WeightsError
 from wordsight.models.mla.backbone import load_clip
 from wordsight.models.mla.clip_keys import resize_positions
