@@ -14,7 +14,7 @@ from wordsight.errors import ImageError, PromptError, SettingsError
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.backbone import Clip
 from wordsight.models.mla.detector import MlaLp, autocast, quarter_levels
-from wordsight.models.mla.loss import dice_loss, training_loss
+from wordsight.models.mla.loss import dice_loss, top_mean, training_loss
 from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.prompts import LearnedPrompts, ensemble_features
@@ -167,6 +167,17 @@ def test_corrected_losses_can_reach_zero_where_published_ones_cannot() -> None:
         assert float(wrong) > 10
 
 
+def test_image_share_averages_the_most_abnormal_patches() -> None:
+    margin = torch.tensor([[-5.0, 5.0, -5.0, 5.0, -5.0, -5.0, -5.0, -5.0, -5.0, -5.0]])
+    assert torch.equal(top_mean(margin, 1.0), margin.mean(dim=1))
+    assert float(top_mean(margin, 0.2)) == 5.0
+    assert float(top_mean(margin, 0.01)) == 5.0
+    settings = MlaSettings(detection_loss="probability", image_share=0.2)
+    few = training_loss([margin], [], torch.ones(1), None, settings).total
+    every = training_loss([margin], [], torch.ones(1), None, replace(settings, image_share=1.0)).total
+    assert float(few) < 0.01 < float(every)
+
+
 def test_dice_is_left_out_where_nothing_can_overlap() -> None:
     p = torch.full((2, 8, 8), 0.2)
     mask = torch.zeros(2, 8, 8)
@@ -234,7 +245,7 @@ def test_few_shot_scores_equal_the_slow_twin(network: MlaNetwork, images: torch.
     maps = raw_maps(raws, SIZE)
     assert relative(torch.from_numpy(maps.zero), torch.stack(zero)) < 1e-5
     assert np.allclose(maps.few, torch.stack(few).numpy(), atol=1e-5)
-    scale = ScoreScale.fit(raws, detector.mode, SIZE, "test")
+    scale = ScoreScale.fit(raws, SIZE, "test")
     scores, fused = combine(raws, scale, detector.mode, SIZE)
     their_map = 0.5 * twin.minmax(torch.stack(zero)) + 0.5 * twin.minmax(torch.stack(few))
     assert np.allclose(fused, their_map.numpy(), atol=1e-3)
@@ -258,7 +269,7 @@ def test_scale_of_constant_scores_divides_by_nothing() -> None:
 def _raw(margin: float):  # type: ignore[no-untyped-def]
     from wordsight.models.mla.scoring import RawScores
 
-    return RawScores(np.full((2, 3, 3), margin, np.float32), None, 1.0, Geometry((8, 8), (8, 8), (1.0, 1.0)), "x")
+    return RawScores(np.full((2, 3, 3), margin, np.float32), None, 1.0, None, Geometry((8, 8), (8, 8), (1.0, 1.0)), "x")
 
 
 def test_same_seed_same_adapters_and_no_global_random_state(clip: Clip) -> None:
@@ -284,6 +295,7 @@ def test_frozen_backbone_is_in_no_state_dict(network: MlaNetwork) -> None:
         ({"levels": ()}, "increasing block numbers"),
         ({"mix": 0.5}, r"share in \[0, 0.5\)"),
         ({"image_size": 0}, "image_size >= 1"),
+        ({"image_share": 0.0}, r"share in \(0, 1\]"),
         ({"positions": ("start",)}, "some of end, middle, front"),
         ({"prompts": "ensemble"}, "needs object_name"),
     ],

@@ -158,7 +158,7 @@ class Run:
         """AUROC, plus pixel AUROC where there are masks; min-max over the judge's own images, as published."""
         raws = self._raws(detector, cache)
         size = detector.settings.image_size
-        scale = ScoreScale.fit(raws, detector.mode, size, "judge")
+        scale = ScoreScale.fit(raws, size, "judge")
         scores, maps = combine(raws, scale, detector.mode, size)
         result = auroc(cache.samples.labels.numpy().astype(np.int64), scores)
         if np.isnan(result):

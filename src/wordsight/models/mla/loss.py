@@ -21,15 +21,25 @@ def upsample(maps: Tensor, size: int) -> Tensor:
     return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=True)
 
 
-def detection_loss(margin: Tensor, label: Tensor, kind: DetectionLoss = "sigmoid_of_probability") -> Tensor:
+def top_mean(values: Tensor, share: float) -> Tensor:
+    """Mean of the highest `share` of the last axis, at least one value; 1.0 is the plain mean."""
+    if share >= 1:
+        return values.mean(dim=-1)
+    return values.topk(max(1, round(share * values.shape[-1])), dim=-1).values.mean(dim=-1)
+
+
+def detection_loss(
+    margin: Tensor, label: Tensor, kind: DetectionLoss = "sigmoid_of_probability", share: float = 1.0
+) -> Tensor:
     """Image-level loss of one level, averaged over the batch.
 
     margin: (B, P) patch margins; label: (B,) float, 1 = abnormal. With a = mean over patches of sigmoid(margin), the
     published loss is BCE-with-logits(a, y): another sigmoid on a probability, so it stays within [0.313, 1.313].
+    share: of the patches that a averages, most abnormal first.
     """
     if kind == "margin":
-        return F.binary_cross_entropy_with_logits(margin.mean(dim=1), label)
-    probability = margin.sigmoid().mean(dim=1)
+        return F.binary_cross_entropy_with_logits(top_mean(margin, share), label)
+    probability = top_mean(margin.sigmoid(), share)
     if kind == "sigmoid_of_probability":
         return F.binary_cross_entropy_with_logits(probability, label)
     bounded = probability.float().clamp(1e-6, 1 - 1e-6)  # autocast forbids BCE on half-precision probabilities
@@ -99,7 +109,7 @@ def training_loss(
     settings: MlaSettings,
 ) -> LossParts:
     """All losses of one batch: margins (B, P) per level, label (B,) float, mask (B, S, S) in {0, 1} or None."""
-    det = tuple(detection_loss(margin, label, settings.detection_loss) for margin in det_margins)
+    det = tuple(detection_loss(margin, label, settings.detection_loss, settings.image_share) for margin in det_margins)
     if mask is None:
         return LossParts(det)
     focal, dice = segmentation_losses(seg_margins, mask, on_normal=settings.dice_on_normal)

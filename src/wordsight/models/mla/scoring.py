@@ -25,12 +25,13 @@ class RawScores:
 
     margins: (L, g, g) patch margins of the map branch; distance: (g, g) summed nearest-neighbour distance of the map
     branch, None without memory bank; text: sum over levels of the det branch's mean abnormal probability, [0, L];
-    geometry and source: of the image.
+    memory: mean of the interpolated distance, None without bank; geometry and source: of the image.
     """
 
     margins: Float32
     distance: Float32 | None
     text: float
+    memory: float | None
     geometry: Geometry
     source: str
 
@@ -68,7 +69,7 @@ class ScoreScale:
     origin: str
 
     @classmethod
-    def fit(cls, raws: Sequence[RawScores], mode: Mode, size: int, origin: str) -> ScoreScale:
+    def fit(cls, raws: Sequence[RawScores], size: int, origin: str) -> ScoreScale:
         """Minimum and maximum over images (scores) and over all pixels of all images (maps).
 
         Raises MetricError without images.
@@ -77,18 +78,16 @@ class ScoreScale:
             raise MetricError("expected at least one image to set the score scale, got none.")
         text = [raw.text for raw in raws]
         ranges = []
-        few_means = []
         for raw in raws:  # one image at a time: the maps of a whole set need not fit in memory
             maps = raw_maps([raw], size)
             few = maps.few
             ranges.append((maps.zero.min(), maps.zero.max(), *((few.min(), few.max()) if few is not None else ())))
-            if few is not None:
-                few_means.append(float(few.mean()))
         columns = list(zip(*ranges, strict=True))
-        memory_map = (float(min(columns[2])), float(max(columns[3]))) if few_means else None
+        memory = [raw.memory for raw in raws if raw.memory is not None]
+        memory_map = (float(min(columns[2])), float(max(columns[3]))) if memory else None
         return cls(
             text=(min(text), max(text)),
-            memory=(min(few_means), max(few_means)) if few_means else None,
+            memory=(min(memory), max(memory)) if memory else None,
             map_text=(float(min(columns[0])), float(max(columns[1]))),
             map_memory=memory_map,
             origin=origin,
@@ -134,6 +133,7 @@ def combine(raws: Sequence[RawScores], scale: ScoreScale, mode: Mode, size: int)
     if mode == "segmentation":
         return fused.max(axis=(1, 2)), fused
     scores = _scaled(np.array([raw.text for raw in raws], dtype=np.float64), scale.text)
-    if mode == "detection" and maps.few is not None and scale.memory is not None:
-        scores = 0.5 * scores + 0.5 * _scaled(maps.few.mean(axis=(1, 2), dtype=np.float64), scale.memory)
+    memory = [raw.memory for raw in raws if raw.memory is not None]
+    if mode == "detection" and memory and scale.memory is not None:
+        scores = 0.5 * scores + 0.5 * _scaled(np.array(memory, dtype=np.float64), scale.memory)
     return scores.astype(np.float32), fused

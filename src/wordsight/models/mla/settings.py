@@ -37,6 +37,8 @@ class MlaSettings:
     detection_loss: "sigmoid_of_probability" as published (BCE-with-logits fed a probability), "probability" (BCE on it)
     or "margin" (BCE-with-logits on the mean logit margin). dice_on_normal: keep the dice term where the mask is empty.
     class_token_in_bank: keep class tokens among the rows of the memory bank, as published.
+    image_share: share of an image's patches, most abnormal first, that image-level scores and losses average (published:
+    all of them, 1.0; a small lesion then hardly moves the score of a set without masks).
     """
 
     image_size: int = 240
@@ -54,6 +56,7 @@ class MlaSettings:
     detection_loss: DetectionLoss = "sigmoid_of_probability"
     dice_on_normal: bool = True
     class_token_in_bank: bool = True
+    image_share: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 1:
@@ -65,6 +68,8 @@ class MlaSettings:
                 f"expected image_size >= 1, context >= 0 and temperature > 0, got {self.image_size}, {self.context} "
                 f"and {self.temperature}."
             )
+        if not 0 < self.image_share <= 1:
+            raise SettingsError(f"image_share: expected a share in (0, 1], got {self.image_share}.")
         if not self.positions or set(self.positions) - {"end", "middle", "front"}:
             raise SettingsError(f"positions: expected some of end, middle, front, got {self.positions}.")
         if self.prompts == "ensemble" and not self.object_name:
