@@ -9,9 +9,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from clip_tools import (
     CONFIG,
     TEXT,
@@ -20,8 +21,6 @@ from clip_tools import (
     openai_archive,
     reference,
 )
-from safetensors.torch import load_file, save_file
-
 from wordsight.errors import SettingsError, WeightsError
 from wordsight.models.mla.architectures import check_config, find_architecture
 from wordsight.models.mla.backbone import load_clip, save_clip_bundle
@@ -191,26 +190,13 @@ def test_architecture_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert load_clip("tiny", None, image_size=28).architecture == "tiny"
 
 
-@pytest.mark.parametrize("name", open_clip.list_models())
-def test_every_listed_architecture_is_taken_or_refused_in_words(name: str) -> None:
-    config = open_clip.get_model_config(name)
-    plain = not ({"hf_model_name", "hf_tokenizer_name", "embed_cls"} & set(config["text_cfg"]))
-    plain &= "timm_model_name" not in config["vision_cfg"] and not isinstance(config["vision_cfg"].get("layers"), list)
-    if plain:
-        assert find_architecture(name).config == config
-    elif "timm_model_name" not in config["vision_cfg"]:
-        with pytest.raises(SettingsError, match=r"cannot carry adapters here. Vision transformers"):
-            find_architecture(name)
-
-
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("RN50", "a ResNet image tower"),
         ("coca_ViT-B-32", "a captioning model"),
         ("convnext_base", "timm's image tower 'convnext_base'"),
-        ("ViT-B-16-SigLIP", "the tokenizer"),
-        ("roberta-ViT-B-32", "a text tower of transformers"),
+        ("ViTamin-B", "timm's image tower 'vitamin_base_224'"),
     ],
 )
 def test_refused_architectures(name: str, reason: str) -> None:
@@ -227,7 +213,6 @@ def test_refused_architectures(name: str, reason: str) -> None:
         ({"vision_cfg": {**VISION, "pathc_size": 5}}, "unknown vision_cfg.pathc_size"),
         ({"text_cfg": 3}, "expected vision_cfg and text_cfg to be objects"),
         ({"embed_dim": 0}, "expected embed_dim in 1..16384, got 0"),
-        ({"vision_cfg": {**VISION, "attentional_pool": True}}, "an attention-pooled image tower"),
     ],
 )
 def test_bad_configurations(change: dict[str, Any], message: str) -> None:

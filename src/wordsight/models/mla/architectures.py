@@ -1,4 +1,18 @@
-"""Which CLIP: a name, a configuration file or a folder -> open_clip's configuration, checked before it is built."""
+"""Which CLIP: a name, a configuration file or a folder -> open_clip's configuration, checked before it is built.
+
+Adapters need an image tower that is one residual stream of patch tokens on a square grid, learned prompts a text tower
+that takes word embeddings. Of open_clip's towers these are
+
+image   open_clip's VisionTransformer, whatever pools it; timm's VisionTransformer with or without class and
+        register tokens (BiomedCLIP, SigLIP, SigLIP 2, MobileCLIP-B); timm's Eva with its rotary positions (EVA01,
+        EVA02, PE-Core)
+text    open_clip's TextTransformer with any mask and pooling, with CLIP's byte pairs or a tokenizer folder (SigLIP,
+        CLIPA, worldwide CLIP); transformers' BERT, RoBERTa, XLM-R, mT5 and NLLB encoders (BiomedCLIP)
+
+and refused are image towers whose blocks change the grid or share more than the stream (ResNet, ConvNeXt, FastViT,
+Swin, ViTamin, relative positions) and captioning models (CoCa), whose text tower ends with a class token.
+docs/backbones.md has the table by name and how each kind was checked.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +29,14 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from wordsight.errors import SettingsError, WeightsError
 from wordsight.models.mla.tensor_files import read_json_file
+from wordsight.models.mla.text_files import POOLERS
 
 Activation = Literal["gelu", "quick_gelu"]
 BUNDLE_CONFIG, BUNDLE_WEIGHTS, BUNDLE_MERGES = "open_clip_config.json", "model.safetensors", "merges.txt.gz"
 TINY = Path(__file__).parent / "tiny"
 WORKING = (
-    "Vision transformers with CLIP's own text transformer and byte-pair vocabulary work: ViT-B-32, ViT-B-16, "
-    "ViT-L-14, ViT-L-14-336, ViT-H-14, ViT-bigG-14 and their like, or timm vision transformers with a class token."
+    "Vision transformers of open_clip (ViT-B-16, ViT-L-14-336 and their like) and of timm (BiomedCLIP, SigLIP, EVA, "
+    "PE-Core) work, with text transformers of open_clip or of transformers (BERT, RoBERTa, XLM-R, mT5, NLLB)."
 )
 _WEIGHT_NAMES = (
     "open_clip_model.safetensors",
@@ -34,6 +49,8 @@ _TOP_KEYS = {
     "embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias",
     "nonscalar_logit_scale",
 }  # fmt: skip
+_TIMM_MODULES = ("timm.models.vision_transformer", "timm.models.vision_transformer_hybrid", "timm.models.eva")
+_TEXT_POOLING = ("argmax", "eos", "first", "last")
 _LIMITS = {"layers": 256, "width": 16384, "vocab_size": 2_000_000, "context_length": 8192, "heads": 256}
 
 
@@ -42,7 +59,7 @@ class Architecture:
     """A checked open_clip configuration and what came with it.
 
     name: finds it again: a listed name, "tiny" or an absolute path. config: open_clip's model_cfg.
-    weights, merges: files that lie beside the configuration, if any.
+    folder: where the configuration lies; weights, merges: files that lie there, if any.
     activation: the one its weights were trained with, as far as the configuration says.
     """
 
@@ -50,6 +67,7 @@ class Architecture:
     config: Mapping[str, Any]
     weights: Path | None = None
     merges: Path | None = None
+    folder: Path | None = None
 
     @property
     def activation(self) -> Activation:
@@ -87,7 +105,7 @@ def find_architecture(architecture: str | Path) -> Architecture:
     if path.is_dir():
         return _from_folder(path, str(path.resolve()))
     if path.is_file():
-        return Architecture(str(path.resolve()), _model_config(path, str(path)))
+        return Architecture(str(path.resolve()), _model_config(path, str(path)), folder=path.resolve().parent)
     close = difflib.get_close_matches(spelled, known, n=5, cutoff=0.5)
     raise SettingsError(
         f"architecture {name!r}: expected a name of open_clip's list, a JSON configuration or a folder, found none of "
@@ -109,7 +127,7 @@ def _from_folder(folder: Path, name: str) -> Architecture:
             "Download the whole model folder, or name an architecture and a weights file."
         )
     merges = folder / BUNDLE_MERGES
-    return Architecture(name, config, folder_weights(folder), merges if merges.is_file() else None)
+    return Architecture(name, config, folder_weights(folder), merges if merges.is_file() else None, folder)
 
 
 def folder_weights(folder: Path) -> Path | None:
@@ -188,27 +206,25 @@ def check_config(config: Any, name: str) -> None:
 
 def _unsupported(config: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]) -> str | None:
     """What about a configuration rules it out, in words; None if nothing does."""
-    timm_name = vision.get("timm_model_name")
+    timm_name, pooler = vision.get("timm_model_name"), text.get("hf_pooler_type")
     reasons = (
         ("multimodal_cfg" in config, "a captioning model (CoCa)"),
         (isinstance(vision.get("layers"), list | tuple), "a ResNet image tower"),
-        (bool(vision.get("attentional_pool")), "an attention-pooled image tower"),
-        (vision.get("pool_type", "tok") not in ("tok", "avg"), f"image pooling {vision.get('pool_type')!r}"),
         (bool(timm_name) and not _iterable_timm(str(timm_name)), f"timm's image tower {timm_name!r}"),
-        (bool(text.get("hf_model_name")), f"a text tower of transformers ({text.get('hf_model_name')})"),
-        (bool(text.get("hf_tokenizer_name")), f"the tokenizer {text.get('hf_tokenizer_name')!r}"),
         (bool(text.get("embed_cls")), "a text tower with a class token"),
-        (text.get("pool_type", "argmax") != "argmax", f"text pooling {text.get('pool_type')!r}"),
+        (text.get("pool_type", "argmax") not in _TEXT_POOLING, f"text pooling {text.get('pool_type')!r}"),
+        (bool(text.get("tokenizer_mode")), f"the tokenizer mode {text.get('tokenizer_mode')!r}"),
+        (bool(text.get("hf_model_name")) and pooler not in (None, *POOLERS), f"text pooling {pooler!r}"),
     )
     return next((words for applies, words in reasons if applies), None)
 
 
 def _iterable_timm(name: str) -> bool:
-    """Whether timm builds its plain vision transformer (blocks that need nothing but the stream) under this name."""
+    """Whether timm builds a tower under this name whose blocks need nothing but the stream and its fixed positions."""
     if not timm.is_model(name):
         return False
     module = timm.model_entrypoint(name).__module__
-    return module in ("timm.models.vision_transformer", "timm.models.vision_transformer_hybrid")
+    return module in _TIMM_MODULES
 
 
 def _check_numbers(config: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any], name: str) -> None:

@@ -6,68 +6,33 @@ their configuration does not say otherwise, with the erf GELU although the weigh
 
 from __future__ import annotations
 
-import copy
 import gzip
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
-from open_clip.tokenizer import SimpleTokenizer
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wordsight.errors import PromptError, SettingsError, WeightsError
+from wordsight.errors import SettingsError, WeightsError
 from wordsight.files import atomic_path, write_json
 from wordsight.models.mla import architectures
 from wordsight.models.mla.architectures import Activation, Architecture, check_config, find_architecture
+from wordsight.models.mla.building import build_config, empty_model, fill_model, grid_of, parts_of, random_model
 from wordsight.models.mla.clip_keys import OPENAI_SCALARS, prepare_state, state_hash
-from wordsight.models.mla.streams import OpenClipVision, TextStream, TimmVision, VisionStream
+from wordsight.models.mla.streams import VisionStream
 from wordsight.models.mla.tensor_files import TensorFile, read_tensor_file
+from wordsight.models.mla.text_files import TextFiles, find_text_files
+from wordsight.models.mla.text_streams import TextStream, TextTower
+from wordsight.models.mla.tokenizer import ClipTokenizer, Tokenizer
 
-__all__ = ["Clip", "ClipTokenizer", "TextStream", "VisionStream", "load_clip", "save_clip_bundle"]
-_MERGES_LIMIT = 16 * 2**20
+__all__ = [
+    "Clip", "ClipTokenizer", "TextStream", "TextTower", "Tokenizer", "VisionStream", "load_clip", "save_clip_bundle",
+]  # fmt: skip
 _MERGES_HEADER = "#version: wordsight byte-pair merges"
-
-
-@cache
-def _clip_vocabulary() -> Any:
-    """CLIP's own byte pairs, parsed once."""
-    return SimpleTokenizer()
-
-
-class ClipTokenizer:
-    """CLIP's byte-pair tokenizer: texts -> ids (N, context_length) int64, zero-padded.
-
-    merges: a gzip file of merges in open_clip's format; None is CLIP's own vocabulary of 49,408 ids. Raises PromptError
-    for texts that do not fit into the context, which would otherwise lose their end.
-    """
-
-    def __init__(self, context_length: int, merges: Path | None = None) -> None:
-        self.context_length = context_length
-        if merges is None:
-            self._bpe = _clip_vocabulary()
-        else:
-            _check_merges(merges)
-            self._bpe = SimpleTokenizer(str(merges))
-        self.vocab_size = int(self._bpe.vocab_size)
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Ids with start and end of text; the end of text is the highest id of its row."""
-        ids = torch.zeros(len(texts), self.context_length, dtype=torch.long)
-        for row, text in zip(ids, texts, strict=True):
-            tokens = [self._bpe.sot_token_id, *self._bpe.encode(text), self._bpe.eot_token_id]
-            if len(tokens) > self.context_length:
-                raise PromptError(
-                    f"expected prompts of at most {self.context_length} tokens, got {len(tokens)} for {text[:60]!r}. "
-                    "Shorten the text."
-                )
-            row[: len(tokens)] = torch.tensor(tokens)
-        return ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,9 +48,9 @@ class Clip:
     """
 
     model: nn.Module
-    tokenizer: ClipTokenizer
+    tokenizer: Tokenizer
     vision: VisionStream
-    text: TextStream
+    text: TextTower
     architecture: str
     weights: str | None
     seed: int | None
@@ -101,6 +66,11 @@ class Clip:
     trained_activation: Activation
     trained: bool
     weights_hash: str
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Class and register tokens before the patches in the image stream."""
+        return self.vision.prefix_tokens
 
     def to(self, device: torch.device | str) -> Clip:
         """Move both towers to a device, in place."""
@@ -122,9 +92,12 @@ def load_clip(
         open_clip, a folder with a configuration and weights, or "tiny", the small backbone of this package.
     weights: OpenAI's TorchScript archive, an open_clip checkpoint, safetensors, or a model folder of open_clip or
         transformers; None takes those of the architecture's folder, or without such random ones drawn by `seed`.
+        Configurations that name a tokenizer or a text tower of Hugging Face find its files in the folder of the
+        configuration or of the weights, see `wordsight.models.mla.text_files`.
     image_size: side in pixels; position embeddings are resized to the new patch grid as published.
     activation: "gelu" is the erf GELU as published, whatever the weights were trained with; "quick_gelu"; or "weights"
-        = what they were trained with (OpenAI: QuickGELU). It holds for both towers; timm towers keep GELU.
+        = what they were trained with (OpenAI: QuickGELU). It holds for open_clip's own towers; those of timm
+        and transformers keep theirs.
 
     Raises SettingsError for architectures and settings that do not work, WeightsError for files that do not fit.
     """
@@ -133,20 +106,20 @@ def load_clip(
     content = read_tensor_file(file) if file is not None else None
     trained_activation = _trained_activation(arch, weights, content)
     used = _used_activation(arch, activation, trained_activation)
-    config = _build_config(arch, image_size, used)
+    config = build_config(arch, image_size, used)
+    files = find_text_files(config["text_cfg"], _folders(arch, file), arch.name)
     if content is None or file is None:
-        model = _random_model(config, arch.name, seed)
+        model = random_model(config, arch.name, files, seed)
         digest = state_hash(model.state_dict())
     else:
-        model = _build(config, arch.name, meta=True)
+        model = empty_model(config, arch.name, files)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        state, digest = prepare_state(content.tensors, expected, _grid(model, image_size)[1], file)
+        state, digest = prepare_state(content.tensors, expected, grid_of(model, image_size)[1], file)
         del content
-        model.load_state_dict(state, assign=True)
-        _restore_masks(model)
+        model = fill_model(model, state, config, arch.name, files)
     model.eval().requires_grad_(False)
-    tokenizer, vision, text = _parts(arch, model, config)
-    patch_size, grid = _grid(model, image_size)
+    tokenizer, vision, text = parts_of(arch, model, config, files)
+    patch_size, grid = grid_of(model, image_size)
     return Clip(
         model=model,
         tokenizer=tokenizer,
@@ -158,9 +131,9 @@ def load_clip(
         image_size=image_size,
         patch_size=patch_size,
         grid=grid,
-        vision_width=int(vision.positional_embedding.shape[-1]),
+        vision_width=vision.width,
         vision_layers=len(vision.blocks),
-        text_width=int(text.positional_embedding.shape[-1]),
+        text_width=text.token_embedding.embedding_dim,
         embed_dim=int(config["embed_dim"]),
         context_length=text.context_length,
         activation=used,
@@ -190,10 +163,16 @@ def _weights_file(arch: Architecture, weights: str | Path | None) -> Path | None
 
 
 def _heads(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Attention heads of the image and text towers, which no tensor's shape tells; 0 for timm's own."""
+    """Attention heads of the image and text towers, which no tensor's shape tells; 0 where another file tells."""
     vision = CLIPVisionCfg(**config["vision_cfg"])
+    text = CLIPTextCfg(**config["text_cfg"])
     heads = 0 if vision.timm_model_name else vision.width // vision.head_width
-    return heads, CLIPTextCfg(**config["text_cfg"]).heads
+    return heads, 0 if text.hf_model_name else text.heads
+
+
+def _folders(arch: Architecture, weights: Path | None) -> list[Path]:
+    """Where files of the text tower may lie: with the configuration, with the weights."""
+    return list(dict.fromkeys(f for f in (arch.folder, weights and weights.resolve().parent) if f is not None))
 
 
 def _trained_activation(arch: Architecture, weights: str | Path | None, content: TensorFile | None) -> Activation:
@@ -219,109 +198,6 @@ def _used_activation(arch: Architecture, asked: str, trained: Activation) -> Act
     return used
 
 
-def _build_config(arch: Architecture, image_size: int, activation: Activation) -> dict[str, Any]:
-    """The configuration to build with: our image size and activation, no patch dropout, nothing pretrained."""
-    config = copy.deepcopy(dict(arch.config))
-    patch = 1 if arch.uses_timm else config["vision_cfg"].get("patch_size", 16)
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or not patch <= image_size <= 4096:
-        raise SettingsError(
-            f"image_size: expected {patch} to 4096 pixels for {arch.name}, got {image_size!r}. Choose another size."
-        )
-    config["vision_cfg"].update(image_size=image_size, patch_dropout=0.0, output_tokens=False)
-    config["text_cfg"].update(output_tokens=False)
-    if arch.uses_timm:
-        config["vision_cfg"]["timm_model_pretrained"] = False
-    config["quick_gelu"] = activation == "quick_gelu"
-    if activation == "quick_gelu":
-        config["vision_cfg"].pop("act_kwargs", None)
-        config["text_cfg"].pop("act_kwargs", None)
-    return config
-
-
-def _build(config: Mapping[str, Any], name: str, *, meta: bool) -> nn.Module:
-    """The network of a configuration; on the meta device it costs neither memory nor random numbers."""
-    arguments = copy.deepcopy(dict(config))
-    custom = arguments.pop("custom_text", False)
-    image_size = arguments["vision_cfg"]["image_size"]
-    try:
-        with torch.device("meta" if meta else "cpu"):
-            model: nn.Module = (CustomTextCLIP if custom else CLIP)(**arguments)
-            visual: Any = model.visual
-            if config["vision_cfg"].get("timm_model_name"):
-                visual.set_input_size(image_size)
-    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:
-        raise SettingsError(
-            f"architecture {name!r}: open_clip cannot build it at {image_size} pixels ({error}). "
-            "Check the configuration and the image size."
-        ) from error
-    if config["vision_cfg"].get("timm_model_name") and (
-        visual.trunk.num_prefix_tokens != 1 or getattr(visual.trunk, "pos_embed", None) is None
-    ):
-        raise SettingsError(
-            f"architecture {name!r}: expected an image tower with one class token and position embeddings, got "
-            f"{visual.trunk.num_prefix_tokens} extra tokens. {architectures.WORKING}"
-        )
-    return model
-
-
-def _random_model(config: Mapping[str, Any], name: str, seed: int | None) -> nn.Module:
-    """Untrained weights by seed; the global random state stays as it was."""
-    if seed is None:
-        raise SettingsError(
-            f"weights: expected a weights file for {name}, got none. Name the file, or give a seed for an untrained "
-            "network."
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return _build(config, name, meta=False)
-
-
-def _restore_masks(model: nn.Module) -> None:
-    """Causal masks are in no state dict; make those that the meta device left empty."""
-    for module in model.modules():
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            if buffer.is_meta and name == "attn_mask":
-                mask = torch.full(tuple(buffer.shape), float("-inf")).triu_(1)
-                module.register_buffer(name, mask, persistent=False)
-            elif buffer.is_meta:
-                raise SettingsError(f"buffer {name} is in no state dict. {architectures.WORKING}")
-
-
-def _grid(model: Any, image_size: int) -> tuple[int, tuple[int, int]]:
-    """Patch size in pixels and (rows, columns) of patches."""
-    if hasattr(model.visual, "trunk"):
-        rows, columns = model.visual.trunk.patch_embed.grid_size
-        return image_size // rows, (rows, columns)
-    rows, columns = model.visual.grid_size
-    return model.visual.patch_size[0], (rows, columns)
-
-
-def _parts(arch: Architecture, model: Any, config: Mapping[str, Any]) -> tuple[ClipTokenizer, VisionStream, TextStream]:
-    """The tokenizer, whose vocabulary must be the network's, and both towers as streams."""
-    tower = getattr(model, "text", model)
-    tokenizer = ClipTokenizer(model.context_length, arch.merges)
-    if tokenizer.vocab_size != model.vocab_size:
-        raise SettingsError(
-            f"architecture {arch.name!r}: expected a vocabulary of {model.vocab_size} ids, got {tokenizer.vocab_size} "
-            f"from {arch.merges or 'the CLIP tokenizer'}. Put its {architectures.BUNDLE_MERGES} into the folder."
-        )
-    vision: VisionStream = TimmVision(model.visual) if arch.uses_timm else OpenClipVision(model.visual)
-    text = TextStream(tower, model.context_length, causal=not config["text_cfg"].get("no_causal_mask", False))
-    return tokenizer, vision, text
-
-
-def _check_merges(path: Path) -> None:
-    """Refuse merges that unpack to more than 16 MiB or are no gzip text."""
-    try:
-        with gzip.open(path, "rb") as stream:
-            content = stream.read(_MERGES_LIMIT + 1)
-        content.decode("utf-8")
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise WeightsError(f"{path}: expected gzip-packed text of merges, got {error}. Write it again.") from error
-    if len(content) > _MERGES_LIMIT:
-        raise WeightsError(f"{path}: expected at most {_MERGES_LIMIT} bytes of merges. Check the file.")
-
-
 def save_clip_bundle(
     folder: str | Path,
     model_cfg: Mapping[str, Any],
@@ -338,17 +214,18 @@ def save_clip_bundle(
     """
     folder = Path(folder)
     check_config(model_cfg, folder.name)
-    vocabulary = CLIPTextCfg(**model_cfg["text_cfg"]).vocab_size
+    text_cfg = CLIPTextCfg(**model_cfg["text_cfg"])
+    if text_cfg.hf_model_name or text_cfg.hf_tokenizer_name:
+        raise SettingsError("text_cfg: expected a text tower with CLIP's byte pairs, got one of a tokenizer folder.")
+    vocabulary = text_cfg.vocab_size
     made = 49408 if merges is None else 512 + len(merges) + 2
     if vocabulary != made:
         raise SettingsError(f"text_cfg.vocab_size: expected {made} for these merges, got {vocabulary}. Correct it.")
-    expected_model = _build(
-        {**model_cfg, "vision_cfg": {"image_size": 224, **model_cfg["vision_cfg"]}}, folder.name, meta=True
-    )
+    side = model_cfg["vision_cfg"].get("image_size", 224)
+    sized = {**model_cfg, "vision_cfg": {**model_cfg["vision_cfg"], "image_size": side}}
+    expected_model = empty_model(sized, folder.name, TextFiles())
     expected = {name: tuple(tensor.shape) for name, tensor in expected_model.state_dict().items()}
-    state, _ = prepare_state(
-        state_dict, expected, _grid(expected_model, model_cfg["vision_cfg"]["image_size"])[1], folder
-    )
+    state, _ = prepare_state(state_dict, expected, grid_of(expected_model, side)[1], folder)
     dtype = torch.float16 if half else torch.float32
     with atomic_path(folder / architectures.BUNDLE_WEIGHTS) as path:
         save_file({name: tensor.to(dtype) for name, tensor in state.items()}, path)

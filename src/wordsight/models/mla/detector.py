@@ -18,7 +18,7 @@ from wordsight.errors import ImageError, SettingsError
 from wordsight.imaging import InputSpec, mla_input, prepare
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.backbone import Clip, load_clip
-from wordsight.models.mla.loss import square
+from wordsight.models.mla.loss import square, top_mean, upsample
 from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork, Tokens
 from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, combine
@@ -185,13 +185,17 @@ class MlaLp:
         branch = tokens.seg if self.map_branch == "seg" else tokens.det
         margins = square(torch.stack([self.network.margin(level.float(), text) for level in branch], dim=1))
         det = [self.network.margin(level.float(), text) for level in tokens.det]
-        scores = torch.stack([level.sigmoid().mean(dim=1) for level in det]).sum(dim=0)
+        share = self.settings.image_share
+        scores = torch.stack([top_mean(level.sigmoid(), share) for level in det]).sum(dim=0)
         distances: Sequence[Float32 | None] = [None] * len(sources)
+        memory: Sequence[float | None] = [None] * len(sources)
         if self.bank is not None and self.mode != "zero-shot":
-            nearest = self.bank.distance([level[:, 1:] for level in branch], leave_out=leave_out)
-            distances = list(square(nearest).cpu().numpy())
+            nearest = self.bank.distance([self.network.patches(level) for level in branch], leave_out=leave_out)
+            grid = square(nearest)
+            distances = list(grid.cpu().numpy())
+            memory = top_mean(upsample(grid[:, None], self.settings.image_size).flatten(1), share).tolist()
         grids = margins.cpu().numpy()
-        rows = zip(grids, distances, scores.tolist(), geometries, sources, strict=True)
+        rows = zip(grids, distances, scores.tolist(), memory, geometries, sources, strict=True)
         return [RawScores(*row) for row in rows]
 
     @torch.no_grad()
@@ -229,7 +233,7 @@ class MlaLp:
 
     def with_scale_from(self, raws: Sequence[RawScores], origin: str = "test") -> MlaLp:
         """The same detector, scaled by the ranges over `raws`; origin "test" is the papers' protocol."""
-        return replace(self, scale=ScoreScale.fit(raws, self.mode, self.settings.image_size, origin))
+        return replace(self, scale=ScoreScale.fit(raws, self.settings.image_size, origin))
 
     def with_support(self, images: Sequence[Image]) -> MlaLp:
         """The same detector with a memory bank of augmented normal images and a leave-one-image-out score scale.
@@ -258,7 +262,8 @@ class MlaLp:
         """Rows of the branch that makes the maps, from batches of adapter features."""
         parts = [tokens.seg if self.map_branch == "seg" else tokens.det for tokens in batches]
         levels = [torch.cat([part[i] for part in parts]) for i in range(len(self.settings.levels))]
-        return MemoryBank.build(levels, owner.to(self.device), class_token=self.settings.class_token_in_bank)
+        kept, prefix = self.settings.class_token_in_bank, self.network.clip.prefix_tokens
+        return MemoryBank.build(levels, owner.to(self.device), class_token=kept, prefix=prefix)
 
     @torch.no_grad()
     def leave_one_out(self, arrays: Tensor) -> list[RawScores]:

@@ -25,9 +25,12 @@ class MemoryBank:
     owner: Tensor
 
     @classmethod
-    def build(cls, tokens: Sequence[Tensor], owner: Tensor, *, class_token: bool = True) -> MemoryBank:
-        """tokens: per level (images, 1 + P, D) with the class token first; owner: (images,) support index."""
-        first = 0 if class_token else 1
+    def build(cls, tokens: Sequence[Tensor], owner: Tensor, *, class_token: bool = True, prefix: int = 1) -> MemoryBank:
+        """tokens: per level (images, prefix + P, D), class token first; owner: (images,) support index.
+
+        class_token: whether the prefix tokens (1 for CLIP's class token, 0 or more for other towers) are rows too.
+        """
+        first = 0 if class_token else prefix
         kept = [level[:, first:] for level in tokens]
         rows = tuple(F.normalize(level.flatten(0, 1).float(), dim=-1, eps=1e-8) for level in kept)
         return cls(rows, owner.repeat_interleave(kept[0].shape[1]))

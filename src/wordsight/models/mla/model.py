@@ -40,7 +40,7 @@ class Adapter(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Adapter features per level, class token first: seg and det are L tensors (B, 1 + P, D)."""
+    """Adapter features per level, prefix tokens first: seg and det are L tensors (B, N + P, D)."""
 
     seg: tuple[Tensor, ...]
     det: tuple[Tensor, ...]
@@ -85,7 +85,7 @@ class MlaNetwork(nn.Module):
             yield seg, det
 
     def stem(self, images: Tensor) -> Tensor:
-        """Frozen blocks up to the first adapter: (B, 3, S, S) -> (B, 1 + P, W). Depends on nothing that is trained."""
+        """Frozen blocks up to the first adapter: (B, 3, S, S) -> (B, N + P, W). Depends on nothing that is trained."""
         with torch.no_grad():
             x = self.clip.vision.embed(images)
             for block in self.clip.vision.blocks[: self.settings.levels[0]]:
@@ -97,14 +97,14 @@ class MlaNetwork(nn.Module):
         return self.adapt(self.stem(images))
 
     def adapt(self, x: Tensor) -> Tokens:
-        """Residual stream after the first level's block, (B, 1 + P, W) -> adapter features of every level.
+        """Residual stream after the first level's block, (B, N + P, W) -> adapter features of every level.
 
         x <- (1 - 2 mix) x + mix seg + mix det after each level but the last, whose output nothing reads.
         """
         levels, mix = self.settings.levels, self.settings.mix
         seg_features, det_features = [], []
         for level, (seg, det) in enumerate(self._adapters()):
-            seg_middle, det_middle = seg.features(x), det.features(x)  # (B, 1 + P, D) each
+            seg_middle, det_middle = seg.features(x), det.features(x)  # (B, N + P, D) each
             seg_features.append(seg_middle)
             det_features.append(det_middle)
             if level + 1 < len(levels):
@@ -126,14 +126,18 @@ class MlaNetwork(nn.Module):
             self._ensembles[name] = ensemble_features(self.clip, name, causal=self.settings.causal_text)
         return self._ensembles[name]
 
+    def patches(self, tokens: Tensor) -> Tensor:
+        """Without the N class and register tokens: (B, N + P, D) -> (B, P, D)."""
+        return tokens[:, self.clip.prefix_tokens :]
+
     def margin(self, tokens: Tensor, text: Tensor) -> Tensor:
-        """temperature * cos(patch, abnormal) - temperature * cos(patch, normal): (B, 1 + P, D), (D, 2) -> (B, P)."""
-        patches = tokens[:, 1:]
+        """temperature * cos(patch, abnormal) - temperature * cos(patch, normal): (B, N + P, D), (D, 2) -> (B, P)."""
+        patches = self.patches(tokens)
         logits: Tensor = self.settings.temperature * (patches / patches.norm(dim=-1, keepdim=True)) @ text  # (B, P, 2)
         return logits[..., 1] - logits[..., 0]
 
     def pooled(self, images: Tensor) -> Tensor:
-        """MVFA's pooled image feature, ln_post(class token of the mixed stream) @ proj, (B, embed_dim); not scored."""
+        """MVFA's image feature: the mixed stream as the tower pools and projects it, (B, embed_dim); not scored."""
         x = self.stem(images)
         levels, mix = self.settings.levels, self.settings.mix
         ends = [*levels[1:], self.clip.vision_layers]

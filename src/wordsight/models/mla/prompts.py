@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wordsight.errors import PromptError
-from wordsight.models.mla.backbone import Clip
+from wordsight.models.mla.backbone import Clip, Tokenizer
 from wordsight.models.mla.settings import Position
 from wordsight.text.states import (
     ABNORMAL_WORDS,
@@ -18,11 +18,22 @@ from wordsight.text.states import (
     NORMAL_WORDS,
 )
 
-PLACEHOLDER = "X"
+PLACEHOLDERS = ("X", "x", "a", "the", "of")
+"""Words that stand where context vectors go; the first that a tokenizer keeps in one piece, CLIP's and BERT's is X."""
+
+
+def _placeholder(tokenizer: Tokenizer) -> str:
+    for word in PLACEHOLDERS:
+        if tokenizer.length(word) == 1 and tokenizer.length(f"{word} {word} {word}") == 3:
+            return word
+    raise PromptError(f"expected a tokenizer that keeps one of {', '.join(PLACEHOLDERS)} whole. Check its files.")
 
 
 class LearnedPrompts(nn.Module):
-    """`context` learned vectors per state word, read by the frozen text tower.
+    """`context` learned vectors per state word, which the frozen text tower reads in place of word embeddings.
+
+    causal: False attends all positions, as published; True keeps the mask of CLIP's text tower. Towers of transformers
+    (BERT and others) have no such mask and were trained with padding masked; they run so in both cases.
 
     Calling it gives (D, 2) unit features: per class the mean over its words (and positions) of the text features,
     which are not normalised one by one, divided by its norm.
@@ -41,6 +52,7 @@ class LearnedPrompts(nn.Module):
         super().__init__()
         self._clip = (clip,)
         self._context, self._positions, self._causal = context, tuple(positions), causal
+        self._placeholder, self._first = _placeholder(clip.tokenizer), clip.tokenizer.prefix
         generator = torch.Generator().manual_seed(generator_seed)
         self.ctx = nn.ParameterDict()
         for name, group in zip(("normal", "abnormal"), words, strict=True):
@@ -56,29 +68,26 @@ class LearnedPrompts(nn.Module):
                 self.ctx[f"{name}_{position}"] = nn.Parameter(start)
 
     def _token_ids(self, clip: Clip, words: Sequence[str]) -> Tensor:
-        prefix = " ".join([PLACEHOLDER] * self._context)
+        prefix = " ".join([self._placeholder] * self._context)
         sentences = [f"{prefix} {word}." if prefix else f"{word}." for word in words]
-        ids = clip.tokenizer(sentences)
-        longest = max(int(row.argmax()) for row in ids)
-        needed = max(self._word_length(clip, word) for word in words) + self._context + 3
-        if needed > clip.context_length or longest >= clip.context_length:
+        needed = max(clip.tokenizer.length(sentence) for sentence in sentences) + clip.tokenizer.special
+        if needed > clip.context_length:
             raise PromptError(
                 f"expected prompts of at most {clip.context_length} tokens, got {needed} with {self._context} context "
                 "vectors. Use fewer context vectors or shorter state words."
             )
-        return ids
+        return clip.tokenizer(sentences)
 
-    @staticmethod
-    def _word_length(clip: Clip, word: str) -> int:
-        """Tokens of a state word itself, without start and end."""
-        return int(clip.tokenizer([word])[0].argmax()) - 1
+    def _word_length(self, clip: Clip, word: str) -> int:
+        """Tokens of a state word where it stands in a prompt: byte pairs may differ at the start of a text."""
+        return clip.tokenizer.length(f"{self._placeholder} {word}") - 1
 
     def _assemble(self, name: str, position: Position) -> Tensor:
         """Embeddings of every prompt of a class: (words, context_length, text_width)."""
         rows: Tensor = getattr(self, f"_{name}_rows")
         contexts = self.ctx[f"{name}_{position}"]
-        n = self._context
-        start, rest = rows[:, :1], rows[:, 1 + n :]  # rest: word, dot, end of text, padding
+        n, first = self._context, self._first
+        start, rest = rows[:, :first], rows[:, first + n :]  # rest: word, dot, end of text, padding
         if position == "end":
             return torch.cat([start, contexts, rest], dim=1)
         before = n // 2 if position == "middle" else 0
@@ -91,12 +100,10 @@ class LearnedPrompts(nn.Module):
     def features(self, name: str) -> Tensor:
         """Text features before mean and normalisation, positions one after the other: (words * positions, D)."""
         text = self._clip[0].text
-        ends = getattr(self, f"_{name}_ids").argmax(dim=-1)
-        out = []
-        for position in self._positions:
-            x = text.run(self._assemble(name, position) + text.positional_embedding, causal=self._causal)
-            out.append(text.project(x[torch.arange(len(x), device=x.device), ends]))
-        return torch.cat(out)
+        ids: Tensor = getattr(self, f"_{name}_ids")
+        return torch.cat(
+            [text.features(self._assemble(name, position), ids, self._causal) for position in self._positions]
+        )
 
     def forward(self) -> Tensor:
         """(D, 2) unit text features, column 0 normal, column 1 abnormal."""
@@ -113,13 +120,8 @@ def ensemble_features(clip: Clip, object_name: str, *, causal: bool = True, batc
     columns = []
     for states in (ENSEMBLE_NORMAL, ENSEMBLE_ABNORMAL):
         sentences = [s.format(state.format(object_name)) for state in states for s in ENSEMBLE_SENTENCES]
-        ids = clip.tokenizer(sentences).to(clip.text.positional_embedding.device)
-        features = []
-        for part in torch.split(ids, batch_size):
-            x = clip.text.token_embedding(part) + clip.text.positional_embedding
-            x = clip.text.run(x, causal=causal)
-            features.append(clip.text.project(x[torch.arange(len(part), device=x.device), part.argmax(dim=-1)]))
-        unit = torch.cat(features)
+        ids = clip.tokenizer(sentences).to(clip.text.token_embedding.weight.device)
+        unit = torch.cat([clip.text.encode(part, causal) for part in torch.split(ids, batch_size)])
         mean = (unit / unit.norm(dim=-1, keepdim=True)).mean(dim=0)
         columns.append(mean / mean.norm())
     return torch.stack(columns, dim=1)
