@@ -11,7 +11,7 @@ text    open_clip's TextTransformer with any mask and pooling, with CLIP's byte 
 
 and refused are image towers whose blocks change the grid or share more than the stream (ResNet, ConvNeXt, FastViT,
 Swin, ViTamin, relative positions) and captioning models (CoCa), whose text tower ends with a class token.
-docs/backbones.md has the table by name and how each kind was checked.
+docs/backbones.md has the table and says how each kind was checked.
 """
 
 from __future__ import annotations
