@@ -239,3 +239,14 @@ def test_bad_files_of_configuration(tmp_path: Path) -> None:
 def test_image_size(folder: Path, size: Any) -> None:
     with pytest.raises(SettingsError, match="image_size: expected 14 to 4096 pixels"):
         load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=size)
+
+
+def test_safetensors_are_known_whatever_the_length_of_their_header(tmp_path: Path) -> None:
+    """The first byte is that of the header's length: 0x80 would be a pickle's, 0x50 a zip archive's."""
+    first_bytes = set()
+    for length in range(0, 256, 8):
+        path = tmp_path / f"{length}.safetensors"
+        save_file({"x": torch.zeros(2)}, path, metadata={"note": "n" * length})
+        first_bytes.add(path.read_bytes()[0])
+        assert looks_like(path) == "a safetensors file"
+    assert {0x80, 0x50} <= first_bytes

@@ -55,6 +55,8 @@ def looks_like(path: Path) -> str:
         head = stream.read(512)
     if not head:
         return "an empty file"
+    if _has_header(head, path.stat().st_size):
+        return "a safetensors file"
     if head[128:132] == b"DICM":
         return "a DICOM file"
     for signature, name in _SIGNATURES:
@@ -68,6 +70,12 @@ def looks_like(path: Path) -> str:
     if text.startswith((b"{", b"[")):
         return "JSON text"
     return f"unknown content starting with {head[:8]!r}"
+
+
+def _has_header(head: bytes, size: int) -> bool:
+    """Whether a file starts with the length of a JSON header that fits into it; asked before any signature, since the
+    length's first byte can be that of a pickle."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
 
 
 def require_file(path: str | Path) -> Path:
