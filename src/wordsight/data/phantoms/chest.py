@@ -1,7 +1,9 @@
 """Chest x-rays: lungs, ribs, clavicles, heart, diaphragm, mediastinum and lung vessels as a sum of attenuations.
 
-Abnormal images show an opacity, an effusion, a big heart (relative to the chest) or nodules. Normal and abnormal images
-alike carry breast shadows, skin folds, wires with electrodes and a side marker, at varied exposure and inspiration.
+Abnormal images show interstitial disease, patchy opacities, nodules with cavities, an effusion or, rarely, a big heart.
+Findings are told by their texture and edges more than by their brightness: air and fluid lie side by side. Normal and
+abnormal images alike carry breast shadows, skin folds, wires with electrodes and a side marker, at varied exposure and
+inspiration.
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ from wordsight.data.phantoms.common import (
     ellipse,
     enlarge,
     frame,
+    mottle,
     radius_of,
+    same_greys,
     smooth_field,
     soft,
     tubes,
 )
 from wordsight.data.phantoms.scan import Acquisition, scanner
 
-FINDINGS = ("opacity", "effusion", "big heart", "nodules")
+FINDINGS = ("interstitial disease", "opacity", "nodules", "effusion", "big heart")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Thorax:
 def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     """Draw one radiograph of `size` pixels; the same generator state gives the same chest with and without findings."""
     lesion_rng = rng.spawn(1)[0]
-    kind = str(lesion_rng.choice(FINDINGS, p=[0.38, 0.25, 0.12, 0.25])) if abnormal else ""
+    kind = str(lesion_rng.choice(FINDINGS, p=[0.34, 0.28, 0.22, 0.13, 0.03])) if abnormal else ""
     rotation, aspect = float(rng.normal(0, 4)), float(np.exp(rng.normal(0, 0.07)))
     half = frame(
         rng,
@@ -66,9 +70,12 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     chest = Thorax(domes, small.heart, enlarge(small.air, on.shape, bicubic=False), on)
     density += _vessels(rng, chest)
     devices = _devices(rng, on, density)
+    healthy = density.copy() if abnormal else density
     lesions = _findings(lesion_rng, kind, chest, density)
+    if abnormal:  # automatic exposure: how much is bright or dark tells nothing of the finding
+        density = same_greys(np.maximum(density, 0), np.maximum(healthy, 0), 2.5)
     image = _expose(rng, density)
-    how = Acquisition.sample(rng, noise=(0.010, 0.032), bias=0.12)
+    how = Acquisition.sample(rng, noise=(0.010, 0.024), bias=0.12)
     attributes: dict[str, str | float | int] = {
         "inspiration": "deep" if dome > 0.48 else "shallow" if dome < 0.38 else "average",
         "devices": devices,
@@ -163,7 +170,7 @@ def _vessels(rng: np.random.Generator, chest: Thorax) -> Float32:
                 end = (row + 12 * scale * float(np.sin(heading)), column + side * 12 * scale * float(np.cos(heading)))
                 lines.append(([(row, column), end], max(width, 0.6)))
                 row, column, width = *end, width * 0.66
-    fan = tubes(chest.on.shape, lines) * np.float32(0.17)
+    fan = tubes(chest.on.shape, lines) * np.float32(0.11)
     for side in (-1.0, 1.0):
         fan += np.float32(0.14) * ellipse(chest.on, (side * 0.15, 0.0), (0.07, 0.13), side * 10, edge=14)
     fan += np.float32(0.022) * smooth_field(rng, chest.on.shape, 5)
@@ -206,17 +213,20 @@ def _devices(rng: np.random.Generator, on: Frame, density: Float32) -> str:
 
 
 def _findings(rng: np.random.Generator, kind: str, chest: Thorax, density: Float32) -> tuple[dict[str, Any], ...]:
-    """Draw the finding `kind` ('' for none) into `density` in place; returns what was added."""
+    """Draw the finding `kind` ('' for none) into `density` in place; returns what was added. One in eight is faint."""
+    if kind == "":
+        return ()
+    clear = float(rng.uniform(0.4, 0.55) if rng.random() < 0.12 else rng.uniform(0.85, 1.15))
+    if kind == "interstitial disease":
+        return tuple(_interstitial(rng, chest, density, clear) for _ in range(int(rng.integers(3, 6))))
     if kind == "opacity":
-        return tuple(_opacity(rng, chest, density) for _ in range(int(rng.integers(1, 3))))
+        return tuple(_opacity(rng, chest, density, clear) for _ in range(int(rng.integers(3, 6))))
     if kind == "nodules":
-        return tuple(_nodule(rng, chest, density) for _ in range(int(rng.integers(1, 5))))
+        return tuple(_nodule(rng, chest, density, clear) for _ in range(int(rng.integers(6, 12))))
     if kind == "effusion":
-        return (_effusion(rng, chest, density),)
-    if kind == "big heart":
-        centre = chest.on.pixel_of(0.02 + 0.27 * chest.heart, min(chest.domes) - 0.18)
-        return ({"kind": kind, "centre": centre, "size": round(2 * chest.heart / chest.on.pixel, 1), "contrast": 0.62},)
-    return ()
+        return (_effusion(rng, chest, density, clear),)
+    centre = chest.on.pixel_of(0.02 + 0.27 * chest.heart, min(chest.domes) - 0.18)
+    return ({"kind": kind, "centre": centre, "size": round(2 * chest.heart / chest.on.pixel, 1), "contrast": 0.62},)
 
 
 def _place(rng: np.random.Generator, chest: Thorax) -> tuple[int, int]:
@@ -226,37 +236,63 @@ def _place(rng: np.random.Generator, chest: Thorax) -> tuple[int, int]:
     return int(rows[pick]) * 4, int(columns[pick]) * 4
 
 
-def _opacity(rng: np.random.Generator, chest: Thorax, density: Float32) -> dict[str, Any]:
-    """A cloud of consolidated lung with patchy texture."""
+def _interstitial(rng: np.random.Generator, chest: Thorax, density: Float32, clear: float) -> dict[str, Any]:
+    """A field of honeycombs or fine dots: thickened septa between enlarged air spaces."""
     size = density.shape[0]
-    centre, radius = _place(rng, chest), float(rng.uniform(0.07, 0.15)) * size
-    window, cloud = blob(rng, size, centre, radius, 0.3, aspect=float(np.exp(rng.normal(0, 0.25))), edge=radius * 0.7)
-    patches = np.clip(np.float32(0.8) + np.float32(0.35) * smooth_field(rng, cloud.shape, 7), 0, 1.4)
-    strength = float(rng.uniform(0.36, 0.55))
-    density[window] += cloud * patches * np.float32(strength) * chest.air[window]
-    return {"kind": "opacity", "centre": centre, "size": round(2 * radius, 1), "contrast": round(strength, 3)}
+    centre, radius = _place(rng, chest), float(rng.uniform(0.10, 0.17)) * size
+    window, field = blob(rng, size, centre, radius, 0.25, aspect=float(np.exp(rng.normal(0, 0.25))), edge=8)
+    strength = clear * float(rng.uniform(0.32, 0.42))
+    texture = mottle(rng, field.shape, float(rng.uniform(3.5, 5.5)) * size / SIZE, net=0.7)
+    density[window] += field * texture * np.float32(strength) * chest.air[window]
+    return {
+        "kind": "interstitial disease",
+        "centre": centre,
+        "size": round(2 * radius, 1),
+        "contrast": round(strength, 3),
+    }
 
 
-def _nodule(rng: np.random.Generator, chest: Thorax, density: Float32) -> dict[str, Any]:
-    """A round well-defined spot of soft tissue."""
+def _opacity(rng: np.random.Generator, chest: Thorax, density: Float32, clear: float) -> dict[str, Any]:
+    """Patches of consolidated lung around open bronchi, or of trapped air, at random."""
     size = density.shape[0]
-    centre, radius = _place(rng, chest), float(rng.uniform(0.026, 0.05)) * size
-    window, disc = blob(rng, size, centre, radius, 0.08, edge=3)
-    strength = float(rng.uniform(0.30, 0.46))
-    density[window] += disc * np.float32(strength) * np.maximum(chest.air[window], np.float32(0.3))
+    centre, radius = _place(rng, chest), float(rng.uniform(0.08, 0.14)) * size
+    window, cloud = blob(rng, size, centre, radius, 0.35, aspect=float(np.exp(rng.normal(0, 0.25))), edge=5)
+    mean = float(rng.choice([-0.15, 0.0, 0.15]))
+    patches = np.float32(mean) + np.float32(0.36) * mottle(
+        rng, cloud.shape, float(rng.uniform(4.5, 7)) * size / SIZE, 0.3
+    )
+    density[window] += cloud * patches * np.float32(clear) * chest.air[window]
+    return {"kind": "opacity", "centre": centre, "size": round(2 * radius, 1), "contrast": round(0.36 * clear, 3)}
+
+
+def _nodule(rng: np.random.Generator, chest: Thorax, density: Float32, clear: float) -> dict[str, Any]:
+    """A nodule with a dense wall, a cavity and spicules that reach into air."""
+    size = density.shape[0]
+    centre, radius = _place(rng, chest), float(rng.uniform(0.035, 0.06)) * size
+    strength = clear * float(rng.uniform(0.38, 0.5))
+    air = np.maximum(chest.air, np.float32(0.3))
+    window, halo = blob(rng, size, centre, 1.5 * radius, 0.2, edge=5)
+    spicules = mottle(rng, halo.shape, 3.0 * size / SIZE, net=0.5)
+    density[window] += halo * spicules * np.float32(0.6 * strength) * air[window]
+    window, disc = blob(rng, size, centre, radius, 0.12, edge=2)
+    density[window] += disc * np.float32(strength) * air[window]
+    window, core = blob(rng, size, centre, 0.62 * radius, 0.15, edge=2)
+    density[window] -= core * np.float32(strength * rng.uniform(1.3, 2.2)) * air[window]
     return {"kind": "nodule", "centre": centre, "size": round(2 * radius, 1), "contrast": round(strength, 3)}
 
 
-def _effusion(rng: np.random.Generator, chest: Thorax, density: Float32) -> dict[str, Any]:
-    """Fluid at the base of one lung, rising towards the side wall (the meniscus)."""
+def _effusion(rng: np.random.Generator, chest: Thorax, density: Float32, clear: float) -> dict[str, Any]:
+    """Fluid in pockets at the base of one lung, rising towards the side wall (the meniscus)."""
     on, side = chest.on, float(rng.choice([-1.0, 1.0]))
     across = np.clip((np.float32(side) * on.u - np.float32(0.15)) * np.float32(1 / 0.5), 0, 1)
     floor = chest.domes[int(side > 0)]
-    level = np.float32(floor - rng.uniform(0.10, 0.28)) - np.float32(0.26) * across * across * across
-    fluid = np.clip((on.v - level) * np.float32(18), 0, 1) * (on.u * np.float32(side) > 0)
+    level = np.float32(floor - rng.uniform(0.20, 0.45)) - np.float32(0.3) * across * across * across
+    fluid = np.clip((on.v - level) * np.float32(25), 0, 1) * (on.u * np.float32(side) > 0)
     fluid *= chest.air
-    strength = float(rng.uniform(0.5, 0.66))
-    density += fluid * np.float32(strength)
+    strength = clear * float(rng.uniform(0.30, 0.42))
+    texture = mottle(rng, fluid.shape, float(rng.uniform(4.5, 7)) * on.shape[0] / SIZE, net=0.6)
+    texture += np.float32(rng.choice([0.1, 0.4]))
+    density += fluid * texture * np.float32(strength)
     centre = on.pixel_of(side * 0.42, floor)
     extent = float(np.sqrt(np.count_nonzero(fluid > 0.5)))
     return {"kind": "effusion", "centre": centre, "size": round(extent, 1), "contrast": round(strength, 3)}

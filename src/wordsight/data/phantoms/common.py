@@ -122,6 +122,38 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float)
     return enlarge(noise, shape)
 
 
+def mottle(rng: np.random.Generator, shape: tuple[int, int], scale: float, net: float = 0.5) -> Float32:
+    """A harsh texture in [-1, 1] of about zero mean that tissue in health lacks: dots, or a net of bright walls.
+
+    shape: (H, W); scale: pixels from dot to dot; net: chance of the net. Its mean over a lesion vanishes, so that the
+    brightness of the lesion stays what it was.
+    """
+    texture = smooth_field(rng, shape, scale)
+    if rng.random() < net:
+        np.abs(texture, out=texture)
+        texture *= np.float32(-3.0)
+        texture += np.float32(1.6)
+    else:
+        texture *= np.float32(1.8)
+    np.clip(texture, -1, 1, out=texture)
+    texture -= texture.mean()
+    return texture
+
+
+def same_greys(values: Float32, reference: Float32, highest: float, levels: int = 1024) -> Float32:
+    """A monotone grey curve that gives `values` the histogram of `reference`, both (H, W) in [0, highest].
+
+    Histogram matching by mid-ranks at `levels` grey levels (Gonzalez and Woods, Digital Image Processing, 3.3).
+    """
+    step = np.float32(levels / highest)
+    index = np.minimum(values * step, levels - 1).astype(np.intp)
+    own = np.bincount(index.ravel(), minlength=levels)
+    wanted = np.bincount(np.minimum(reference * step, levels - 1).astype(np.intp).ravel(), minlength=levels)
+    places = (np.arange(levels) + 0.5) / float(step)
+    curve = np.interp(np.cumsum(own) - own / 2, np.cumsum(wanted) - wanted / 2, places)
+    return curve.astype(np.float32).take(index)
+
+
 @dataclass(frozen=True)
 class Frame:
     """A warped coordinate system: `u` (across) and `v` (down) are (H, W) float32 anatomical coordinates.

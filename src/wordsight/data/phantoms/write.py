@@ -21,7 +21,7 @@ from wordsight.errors import DataError, SettingsError
 from wordsight.files import atomic_path, write_json, write_text
 from wordsight.progress import progress
 
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "valid", "test")
 CLASSES = ("good", "Ungood")
 SHOTS = (2, 4, 8, 16)
