@@ -338,7 +338,7 @@ def test_convert_makes_a_run_that_works(
     assert main(["convert", str(trained_run), str(tmp_path / "a.pth")]) == 0
     out = tmp_path / "run"
     backbone = ["--architecture", str(small_clip), "--device", "cpu"]
-    support = ["--data", str(phantom_data), "--target-set", "brain", "--shots", "2"]
+    support = ["--data", str(phantom_data), "--target", "brain", "--shots", "2"]
     assert main(["convert", str(tmp_path / "a.pth"), str(out), *backbone, *support]) == 0
     assert "a memory bank of 2 normal images" in capsys.readouterr().out
     words = ["--data", str(phantom_data), "--bootstrap", "0", "--heatmaps", "0"]

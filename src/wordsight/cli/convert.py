@@ -22,7 +22,9 @@ def parser() -> CommandParser:
     """Flags of the command."""
     p = CommandParser("convert", "IN OUT [options]", DESCRIPTION)
     p.add_argument("source", type=str, metavar="IN", help="published .pth, .safetensors, or a run folder")
-    p.add_argument("target", type=str, metavar="OUT", help=".safetensors, .pth, or with --architecture a new folder")
+    p.add_argument(
+        "destination", type=str, metavar="OUT", help=".safetensors, .pth, or with --architecture a new folder"
+    )
     p.add_argument(
         "--architecture",
         type=str | None,
@@ -31,7 +33,7 @@ def parser() -> CommandParser:
     )
     p.add_argument("--weights", type=str | None, default=None, help="file of the CLIP's weights")
     p.add_argument("--data", type=str | None, default=None, help="folder of sets with the support images")
-    p.add_argument("--target-set", type=str | None, default=None, help="the set that the checkpoint is for")
+    p.add_argument("--target", type=str | None, default=None, help="the set that the checkpoint is for")
     p.add_argument("--shots", type=int, default=4, help="support images per class")
     p.add_argument("--draw", type=int, default=0, help="which support draw")
     p.add_argument("--support", type=str, default="auto", help="as in wordsight train mla")
@@ -43,7 +45,7 @@ def parser() -> CommandParser:
 def main(argv: Sequence[str]) -> int:
     """Convert and print what the checkpoint holds."""
     args = parser().parse_args(list(argv))
-    source, target = Path(args.source).expanduser(), Path(args.target).expanduser()
+    source, target = Path(args.source).expanduser(), Path(args.destination).expanduser()
     if args.architecture is not None:
         return _to_run(source, target, args)
     if args.data is not None or args.weights is not None:
@@ -69,7 +71,7 @@ def _to_run(source: Path, target: Path, args: Any) -> int:
         args.architecture,
         path_or_none(args.weights),
         path_or_none(args.data),
-        args.target_set,
+        args.target,
         args.shots,
         args.draw,
         args.support,
