@@ -41,7 +41,7 @@ def test_train_writes_a_complete_run(trained_run: Path) -> None:
     assert run["run"]["settings"]["levels"] == [1, 2, 3, 4]
     assert run["run"]["training"]["epochs"] == 1
     assert run["run"]["training"]["protocol"] == "validation"
-    assert run["run"]["support"]["origin"] == "published Brain/2-shot.txt draw 0"
+    assert run["run"]["support"]["origin"] == "list Brain/2-shot.txt, draw 0"
     assert run["options"]["shots"] == 2
     protocol = json.loads((trained_run / "results.json").read_text())["evaluations"][0]["protocol"]
     assert protocol["selection"] == "validation"
@@ -344,7 +344,7 @@ def test_convert_makes_a_run_that_works(
     words = ["--data", str(phantom_data), "--bootstrap", "0", "--heatmaps", "0"]
     assert main(["evaluate", str(out), *words, "--out", str(tmp_path / "e")]) == 0
     protocol = json.loads((tmp_path / "e" / "results.json").read_text())["evaluations"][0]["protocol"]
-    assert protocol["support"] == "published Brain/2-shot.txt draw 0"
+    assert protocol["support"] == "list Brain/2-shot.txt, draw 0"
     assert protocol["scale"] == "support"
     assert main(["convert", str(tmp_path / "a.pth"), str(out), *backbone]) == 2
     assert "exists already" in capsys.readouterr().err

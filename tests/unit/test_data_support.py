@@ -98,7 +98,7 @@ def test_published_support_finds_folders_and_images(tmp_path: Path, under: str, 
     support = published_support(tmp_path, "oct17_AD", 2, 0, [*test, *valid])
     assert [str(r.path) for r in support.normal] == ["x/0/1.png", "x/0/3.png"]
     assert [str(r.path) for r in support.abnormal] == ["x/1/2.png", "x/1/1.png"]
-    assert support.origin == f"published {folder}/2-shot.txt draw 0"
+    assert support.origin == f"list {folder}/2-shot.txt, draw 0"
     with pytest.raises(DataError, match=r"no draw 1\. Draws in this file: 0"):
         published_support(tmp_path, "OCT2017", 2, 1, valid)
     with pytest.raises(DataError, match=rf"looked for .*4-shot\.txt.*There: {folder}/2-shot\.txt"):

@@ -87,7 +87,7 @@ def test_places_of_runs() -> None:
 def test_support_comes_from_lists_where_they_have_the_draw(phantom_data: Path, tmp_path: Path) -> None:
     valid = benchmark_records(phantom_data, "Brain", "valid")
     auto = TrainOptions("Brain", phantom_data, shots=2)
-    assert find_support(auto, "Brain", 4, valid).origin == "published Brain/2-shot.txt draw 4"
+    assert find_support(auto, "Brain", 4, valid).origin == "list Brain/2-shot.txt, draw 4"
     assert find_support(auto, "Brain", 5, valid).origin.startswith("drawn with seed 5")
     random = TrainOptions("Brain", phantom_data, shots=2, support="random")
     assert find_support(random, "Brain", 4, valid).origin.startswith("drawn with seed 4")
@@ -106,7 +106,7 @@ def test_lists_beside_the_working_directory_are_found(
     monkeypatch.chdir(tmp_path)
     valid = benchmark_records(Path("data"), "Brain", "valid")
     found = find_support(TrainOptions("Brain", Path("data"), shots=2), "Brain", 0, valid)
-    assert found.origin == "published Brain/2-shot.txt draw 0"
+    assert found.origin == "list Brain/2-shot.txt, draw 0"
 
 
 def test_selection_never_holds_support_or_test_images(phantom_data: Path) -> None:

@@ -133,7 +133,7 @@ def published_support(root: Path, name: str, shots: int, draw: int, records: Ite
             f"{len(candidates[0])} normal and {len(candidates[1])} abnormal. Check the data, or draw by seed."
         )
     normal, abnormal = (tuple(candidates[i][file] for file in draws[draw][i]) for i in (0, 1))
-    return SupportSet(normal, abnormal, f"published {path.parent.name}/{path.name} draw {draw}")
+    return SupportSet(normal, abnormal, f"list {path.parent.name}/{path.name}, draw {draw}")
 
 
 def _support_path(root: Path, name: str, shots: int) -> Path:

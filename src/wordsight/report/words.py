@@ -37,6 +37,7 @@ SCALES = {
     "none": "Scores were not scaled.",
     "validation": "Scores were min-max scaled with limits from the validation images.",
     "support": "Scores were min-max scaled with limits from the support images.",
+    "training": "Scores were min-max scaled with limits from the images of the sets it was trained on.",
     "test": "Scores were min-max scaled over the whole test set, as the papers did.",
     "published": "Scores were min-max scaled over the whole test set, as the papers did.",
 }

@@ -14,6 +14,7 @@ from typing import Any
 from wordsight.data import SupportSet
 from wordsight.errors import DataError
 from wordsight.models.mla.detector import MlaLp
+from wordsight.models.mla.settings import OBJECT_NAMES
 from wordsight.train.run import Run
 from wordsight.train.samples import samples_from_records, support_arrays
 from wordsight.train.settings import MlaTraining
@@ -95,7 +96,8 @@ def fit_zero(
         held = {name: part[1] for name, part in sources.items() if part[1]}
         judge = [samples_from_records(part, spec, name=name, mask_rule=rule) for name, part in held.items()]
         how = "selection images of the source sets" if judge else "last epoch (the source sets have no held-out images)"
-    return Run(detector, sets, judge, training, folder, object_names=object_names).fit(how)
+    names = {name: OBJECT_NAMES.get(name, name) for name in (*sources, dataset) if name} | dict(object_names or {})
+    return Run(detector, sets, judge, training, folder, object_names=names).fit(how)
 
 
 def _need(records: Sequence[Record], word: str) -> Sequence[Record]:
