@@ -21,6 +21,7 @@ from wordsight.data.phantoms.common import (
     Phantom,
     blob,
     frame,
+    mottle,
     paint,
     profile,
     radius_of,
@@ -72,9 +73,9 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     mask = np.zeros((size, size), np.bool_)
     lesions: list[dict[str, Any]] = []
     if abnormal:
-        for _ in range(1 if lesion_rng.random() < 0.8 else 2):
+        for _ in range(int(lesion_rng.integers(2, 4))):
             lesions.append(_lesion(lesion_rng, image, mask, inside, on, contrast))
-    how = Acquisition.sample(rng, noise=(0.01, 0.04), bias=0.13, rician=True)
+    how = Acquisition.sample(rng, noise=(0.008, 0.025), bias=0.3, rician=True)
     attributes: dict[str, str | float | int] = {
         "sequence": contrast.name,
         **words,
@@ -135,12 +136,12 @@ def _tissue(
     rng: np.random.Generator, on: Frame, relative: Float32, contrast: Contrast
 ) -> tuple[Float32, dict[str, str | float | int]]:
     """Cortex, white matter, nuclei, ventricles and benign findings, filling the whole frame."""
-    atrophy = float(rng.uniform(0.0, 1.0))
+    atrophy = float(rng.uniform(0.0, 0.8))
     folds = np.abs(smooth_field(rng, on.shape, 0.085 / on.pixel))
     rim = np.clip((relative - np.float32(0.62)) * np.float32(5), 0, 1)  # cortex: the outer third
     grey = np.clip(np.float32(1.5) - folds * np.float32(2.6), 0, 1) * rim
     grey = np.maximum(grey, np.clip((relative - np.float32(0.90)) * np.float32(20), 0, 1))
-    width = np.float32(0.12 + 0.16 * atrophy)
+    width = np.float32(0.08 + 0.14 * atrophy)
     sulci = np.clip((width - folds) * np.float32(9), 0, 1) * rim
     sulci = np.maximum(sulci, np.clip((relative - np.float32(0.975 - 0.03 * atrophy)) * np.float32(35), 0, 1))
     fissure = np.clip(np.float32(1.5) - np.abs(on.u) * np.float32(1 / (0.006 + 0.008 * atrophy)), 0, 1)
@@ -212,25 +213,27 @@ def _lesion(
     size = image.shape[0]
     angle, away = float(rng.uniform(0, 2 * np.pi)), float(np.sqrt(rng.uniform(0.05, 0.75)))
     centre = on.pixel_of(0.56 * away * float(np.cos(angle)), 0.66 * away * float(np.sin(angle)))
-    radius = float(rng.uniform(0.035, 0.095)) * size
-    strength = float(rng.choice(contrast.masses)) * float(rng.uniform(0.7, 1.15))
-    aspect, ring = float(np.exp(rng.normal(0, 0.2))), rng.random() < 0.35
-    if rng.random() < 0.5:
-        window, around = blob(rng, size, centre, radius * float(rng.uniform(1.3, 1.7)), 0.3, aspect=aspect, edge=6)
+    radius = float(rng.uniform(0.05, 0.085)) * size
+    clear = float(rng.uniform(0.45, 0.6) if rng.random() < 0.12 else rng.uniform(0.85, 1.1))
+    strength = clear * float(rng.choice(contrast.masses))
+    aspect, ring = float(np.exp(rng.normal(0, 0.2))), rng.random() < 0.5
+    if rng.random() < 0.3:
+        window, around = blob(rng, size, centre, radius * float(rng.uniform(1.2, 1.4)), 0.3, aspect=aspect, edge=4)
         around *= inside[window]
-        image[window] += np.float32(contrast.oedema * rng.uniform(0.6, 1.0)) * around
+        streaks = np.float32(clear * 0.2) * mottle(rng, around.shape, 4 * size / SIZE, net=1.0)
+        image[window] += (np.float32(contrast.oedema * rng.uniform(0.3, 0.6)) + streaks) * around
         mask[window] |= around >= 0.5
-    window, coverage = blob(rng, size, centre, radius, 0.22, aspect=aspect, edge=2.5)
-    coverage *= inside[window]
-    texture = np.float32(1) + np.float32(0.22) * smooth_field(rng, coverage.shape, 4)
-    value = np.clip((np.float32(contrast.white + strength)) * texture, 0.03, 1)
-    paint(image[window], coverage, value)
-    mask[window] |= coverage >= 0.5
+    middle = contrast.white + 0.15 * strength
     if ring:
-        window, core = blob(rng, size, centre, radius * float(rng.uniform(0.5, 0.7)), 0.2, aspect=aspect, edge=3)
-        core *= inside[window]
-        paint(image[window], core, contrast.white - 0.6 * strength)
-        mask[window] |= core >= 0.5
+        window, rim = blob(rng, size, centre, radius * 1.18, 0.15, aspect=aspect, edge=2)
+        rim *= inside[window]
+        paint(image[window], rim, float(np.clip(contrast.white + 1.1 * strength, 0.03, 1)))
+        mask[window] |= rim >= 0.5
+    window, coverage = blob(rng, size, centre, radius, 0.22, aspect=aspect, edge=2)
+    coverage *= inside[window]
+    texture = mottle(rng, coverage.shape, float(rng.uniform(2.6, 3.6)) * size / SIZE, net=0.25)
+    paint(image[window], coverage, np.clip(np.float32(middle) + np.float32(0.25 * clear) * texture, 0.03, 1))
+    mask[window] |= coverage >= 0.5
     return {
         "kind": "ring" if ring else "mass",
         "centre": centre,

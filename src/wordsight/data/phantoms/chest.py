@@ -73,7 +73,7 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     healthy = density.copy() if abnormal else density
     lesions = _findings(lesion_rng, kind, chest, density)
     if abnormal:  # automatic exposure: how much is bright or dark tells nothing of the finding
-        density = same_greys(np.maximum(density, 0), np.maximum(healthy, 0), 2.5)
+        density = same_greys(np.maximum(density, np.clip(healthy, 0, 0.08)), np.maximum(healthy, 0), 2.5)
     image = _expose(rng, density)
     how = Acquisition.sample(rng, noise=(0.010, 0.024), bias=0.12)
     attributes: dict[str, str | float | int] = {
@@ -257,7 +257,7 @@ def _opacity(rng: np.random.Generator, chest: Thorax, density: Float32, clear: f
     size = density.shape[0]
     centre, radius = _place(rng, chest), float(rng.uniform(0.08, 0.14)) * size
     window, cloud = blob(rng, size, centre, radius, 0.35, aspect=float(np.exp(rng.normal(0, 0.25))), edge=5)
-    mean = float(rng.choice([-0.15, 0.0, 0.15]))
+    mean = float(rng.choice([-0.2, -0.05, 0.1]))
     patches = np.float32(mean) + np.float32(0.36) * mottle(
         rng, cloud.shape, float(rng.uniform(4.5, 7)) * size / SIZE, 0.3
     )
@@ -291,7 +291,7 @@ def _effusion(rng: np.random.Generator, chest: Thorax, density: Float32, clear: 
     fluid *= chest.air
     strength = clear * float(rng.uniform(0.30, 0.42))
     texture = mottle(rng, fluid.shape, float(rng.uniform(4.5, 7)) * on.shape[0] / SIZE, net=0.6)
-    texture += np.float32(rng.choice([0.1, 0.4]))
+    texture += np.float32(rng.choice([0.0, 0.3]))
     density += fluid * texture * np.float32(strength)
     centre = on.pixel_of(side * 0.42, floor)
     extent = float(np.sqrt(np.count_nonzero(fluid > 0.5)))

@@ -151,7 +151,8 @@ def same_greys(values: Float32, reference: Float32, highest: float, levels: int 
     wanted = np.bincount(np.minimum(reference * step, levels - 1).astype(np.intp).ravel(), minlength=levels)
     places = (np.arange(levels) + 0.5) / float(step)
     curve = np.interp(np.cumsum(own) - own / 2, np.cumsum(wanted) - wanted / 2, places)
-    return curve.astype(np.float32).take(index)
+    greys: Float32 = curve.astype(np.float32).take(index)
+    return greys
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from wordsight.data.phantoms.common import (
     blob,
     ellipse,
     frame,
+    mottle,
     paint,
     profile,
     radius_of,
@@ -74,9 +75,9 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     mask = np.zeros((size, size), np.bool_)
     lesions: list[dict[str, Any]] = []
     if abnormal:
-        for _ in range(int(lesion_rng.choice([1, 2, 3, 4], p=[0.5, 0.25, 0.15, 0.1]))):
+        for _ in range(int(lesion_rng.integers(2, 5))):
             lesions.append(_lesion(lesion_rng, image, mask, liver, phase, density))
-    how = Acquisition.sample(rng, noise=(0.018, 0.055), bias=0.03)
+    how = Acquisition.sample(rng, noise=(0.014, 0.035), bias=0.2)
     attributes: dict[str, str | float | int] = {
         "phase": phase.name,
         "fat": fat,
@@ -158,7 +159,7 @@ def _liver(
     lobules = np.float32(density) + np.float32(0.018) * smooth_field(rng, on.shape, 4)
     scale = on.shape[0] / SIZE
     hilum = on.pixel_of(-0.20, -0.02)
-    lines = _tree(rng, hilum, scale) + [_dot(rng, on) for _ in range(int(rng.integers(4, 14)))]
+    lines = _tree(rng, hilum, scale) + [_dot(rng, on) for _ in range(int(rng.integers(2, 8)))]
     lobules += tubes(on.shape, lines) * np.float32(phase.vessel * float(rng.uniform(0.8, 1.15)))
     paint(image, coverage, lobules)
     return outline < np.float32(0.96), "large" if reach > 0.14 else "small" if reach < 0.05 else "average"
@@ -227,19 +228,20 @@ def _lesion(
     rows, columns = np.nonzero(liver[::3, ::3])
     pick = int(rng.integers(rows.size))
     centre = (int(rows[pick]) * 3, int(columns[pick]) * 3)
-    radius = float(rng.uniform(0.032, 0.088)) * size
-    strength = float(rng.choice(phase.lesions)) * float(rng.uniform(0.8, 1.15))
-    window, coverage = blob(rng, size, centre, radius, 0.2, aspect=float(np.exp(rng.normal(0, 0.18))), edge=3)
+    radius = float(rng.uniform(0.045, 0.08)) * size
+    clear = float(rng.uniform(0.45, 0.6) if rng.random() < 0.12 else rng.uniform(0.85, 1.1))
+    strength = clear * float(rng.choice(phase.lesions))
+    if rng.random() < 0.4:  # an enhancing or a dark rim
+        window, rim = blob(rng, size, centre, radius * 1.2, 0.15, edge=2)
+        rim *= liver[window]
+        paint(image[window], rim, float(np.clip(density + 0.9 * strength, 0.05, 1)))
+        mask[window] |= rim >= 0.5
+    window, coverage = blob(rng, size, centre, radius, 0.2, aspect=float(np.exp(rng.normal(0, 0.18))), edge=2)
     coverage *= liver[window]
-    value = np.float32(density + strength) + np.float32(0.06) * smooth_field(rng, coverage.shape, 5)
-    paint(image[window], coverage, value)
+    texture = mottle(rng, coverage.shape, float(rng.uniform(2.8, 4.2)) * size / SIZE, net=0.35)
+    value = np.float32(density + 0.15 * strength) + np.float32(0.22 * clear) * texture
+    paint(image[window], coverage, np.clip(value, 0.03, 1, out=value))
     mask[window] |= coverage >= 0.5
-    ring = rng.random() < 0.25
-    if ring:
-        window, core = blob(rng, size, centre, radius * 0.55, 0.2, edge=3)
-        core *= liver[window]
-        image[window] += core * np.float32(0.6 * strength if strength < 0 else -1.5 * strength)
-        mask[window] |= core >= 0.5
     return {
         "kind": "hypodense" if strength < 0 else "hyperdense",
         "centre": centre,

@@ -7,10 +7,12 @@ consensus).
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.data.phantoms.common import SIZE, Float32, Phantom, smooth_field
+from wordsight.data.phantoms.common import SIZE, Float32, Phantom, same_greys, smooth_field
 from wordsight.data.phantoms.grain import grain
 from wordsight.data.phantoms.oct_layers import OCT2017, OPL, RESC, Scene, Style, bell, build, uniform, wave
 
@@ -55,7 +57,7 @@ def _choroid(rng: np.random.Generator, scene: Scene, picture: Float32) -> None:
     vessels = smooth_field(rng, (size - first, size), rng.uniform(8, 14) * unit)
     vessels -= np.float32(0.35)
     np.clip(vessels, 0, np.float32(0.8), out=vessels)
-    vessels *= np.float32(-rng.uniform(0.2, 0.95))
+    vessels *= np.float32(-rng.uniform(0.1, 0.6))
     vessels += np.float32(1)
     choroid *= vessels
     choroid *= np.float32(rng.uniform(0.45, 0.75))
@@ -94,6 +96,20 @@ def _vessels(rng: np.random.Generator, scene: Scene, picture: Float32, count: in
         ring = np.exp(-4 * (np.hypot(down, (columns[left:right] - centre) / half) - 0.8) ** 2)
         window = picture[top : row + tall, left:right]
         window += np.float32(rng.uniform(0.1, 0.35)) * ring[: window.shape[0]].astype(np.float32)
+
+
+def _walls(scene: Scene, picture: Float32) -> None:
+    """Brighten the two pixels around fluid, where it borders on tissue without being attenuated."""
+    wall = scene.mask.copy()
+    for _ in range(2):
+        grown = wall.copy()
+        grown[1:] |= wall[:-1]
+        grown[:-1] |= wall[1:]
+        grown[:, 1:] |= wall[:, :-1]
+        grown[:, :-1] |= wall[:, 1:]
+        wall = grown
+    wall &= ~scene.mask
+    picture[wall] = np.maximum(picture[wall], np.float32(0.9))
 
 
 def _vitreous_body(rng: np.random.Generator, scene: Scene, picture: Float32) -> str:
@@ -150,8 +166,15 @@ def _white_border(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> None:
 
 
 def _draw(rng: np.random.Generator, abnormal: bool, style: Style, size: int) -> Phantom:
+    twin = deepcopy(rng)
     scene, attributes = build(rng, abnormal, style, size)
     picture = reflectivity(rng, scene)
+    if scene.foci is not None:
+        picture += scene.foci
+        healthy = reflectivity(twin, build(twin, False, style, size)[0])
+        picture = same_greys(np.maximum(picture, 0), healthy, 1.6)
+    if scene.mask.any():
+        _walls(scene, picture)
     vessels = int(rng.integers(style.vessels[0], style.vessels[1] + 1))
     _vessels(rng, scene, picture, vessels)
     attributes["vessels"] = vessels

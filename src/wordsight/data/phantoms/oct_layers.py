@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wordsight.data.phantoms.common import SIZE, Float32
+from wordsight.data.phantoms.common import SIZE, Float32, mottle
 
 Bool = NDArray[np.bool_]
 
@@ -48,8 +48,8 @@ RESC = Style(
     depth=(0.38, 0.72),
     bend=(-8, 38),
     tilt=(-22, 22),
-    vessels=(1, 7),
-    speckle=(0.28, 0.52),
+    vessels=(0, 4),
+    speckle=(0.22, 0.40),
     smooth=False,
     mean=(0.13, 0.32),
     spread=(0.08, 0.15),
@@ -61,12 +61,12 @@ OCT2017 = Style(
     depth=(0.48, 0.76),
     bend=(-6, 22),
     tilt=(-26, 26),
-    vessels=(0, 4),
-    speckle=(0.16, 0.34),
+    vessels=(0, 3),
+    speckle=(0.14, 0.26),
     smooth=True,
     mean=(0.18, 0.42),
     spread=(0.13, 0.24),
-    corners=0.4,
+    corners=0.33,
     kinds=("intraretinal fluid", "subretinal fluid", "drusen", "neovascular membrane"),
 )
 
@@ -92,7 +92,8 @@ class Retina:
 class Scene:
     """A B-scan while it is drawn: the retina, its cavities and what is known of the lesions.
 
-    cavity: (H, W) coverage in [0, 1] of fluid inside the layers, or None; mask: (H, W) exact lesion pixels.
+    cavity: (H, W) coverage in [0, 1] of fluid inside the layers, or None; foci: (H, W)
+    added reflectivity, or None; mask: (H, W) exact lesion pixels.
     """
 
     retina: Retina
@@ -102,6 +103,8 @@ class Scene:
     unit: float
     cavity: Float32 | None = None
     cavity_level: float = 0.0
+    foci: Float32 | None = None
+    lift: float = 1.0
     lesions: list[Mapping[str, Any]] = field(default_factory=list)
 
 
@@ -169,6 +172,12 @@ def _lift(retina: Retina, arch: Float32, *, above: float = 0.85) -> tuple[Float3
     return np.maximum(retina.ilm - above * arch, 3), np.maximum(retina.opl - 0.95 * arch, 5)
 
 
+def _room(scene: Scene, arch: Float32) -> Float32:
+    """The arch at the height of the scene's lesions, within the space between retina and top of the image."""
+    room = np.maximum(scene.retina.ilm - 6, 0)
+    return np.asarray(np.minimum(np.float32(scene.lift) * arch, room), dtype=np.float32)
+
+
 def _between(top: Float32, bottom: Float32, size: int) -> Bool:
     """Pixels whose centre lies between two curves, (H, W) bool."""
     rows = np.arange(size, dtype=np.float32)[:, None]
@@ -186,8 +195,8 @@ def _subretinal_fluid(rng: np.random.Generator, scene: Scene, contrast: float) -
     """Fluid between the photoreceptor tips and the pigment epithelium, a flat dome."""
     retina, size, unit = scene.retina, len(scene.retina.ilm), scene.unit
     columns = np.arange(size, dtype=np.float32)
-    centre, half = rng.uniform(0.2, 0.8) * size, rng.uniform(20, 46) * unit
-    arch = _dome(columns, centre, half, rng.uniform(9, 19) * unit)
+    centre, half = rng.uniform(0.2, 0.8) * size, rng.uniform(30, 56) * unit
+    arch = _room(scene, _dome(columns, centre, half, rng.uniform(11, 20) * unit))
     ilm, opl = _lift(retina, arch)
     tips = retina.tips - arch
     gap = np.where(arch > 1, np.float32(_fluid_level(scene, contrast)), retina.gap)
@@ -201,8 +210,8 @@ def _detachment(rng: np.random.Generator, scene: Scene, contrast: float) -> None
     """The pigment epithelium lifted off Bruch's membrane by fluid, a steep dome."""
     retina, size, unit = scene.retina, len(scene.retina.ilm), scene.unit
     columns = np.arange(size, dtype=np.float32)
-    centre, half = rng.uniform(0.2, 0.8) * size, rng.uniform(13, 30) * unit
-    arch = _dome(columns, centre, half, min(rng.uniform(10, 22) * unit, 0.8 * half), 0.7)
+    centre, half = rng.uniform(0.2, 0.8) * size, rng.uniform(20, 38) * unit
+    arch = _room(scene, _dome(columns, centre, half, min(rng.uniform(12, 21) * unit, 0.8 * half), 0.7))
     ilm, opl = _lift(retina, arch)
     pod = np.where(arch > 1, np.float32(_fluid_level(scene, contrast)), retina.pod)
     rpe = retina.rpe - arch
@@ -219,14 +228,15 @@ def _drusen(rng: np.random.Generator, scene: Scene, contrast: float) -> None:
     columns = np.arange(size, dtype=np.float32)
     middle = rng.uniform(0.25, 0.75) * size
     arch = np.zeros(size, dtype=np.float32)
-    for _ in range(int(rng.integers(3, 8))):
-        half = rng.uniform(6, 13) * unit
-        centre = float(np.clip(rng.normal(middle, 42 * unit), half, size - half))
-        height = rng.uniform(0.5, 0.85) * half * (0.5 + 0.5 * contrast)
+    for _ in range(int(rng.integers(7, 13))):
+        half = rng.uniform(8, 15) * unit
+        centre = float(np.clip(rng.normal(middle, 70 * unit), half, size - half))
+        height = rng.uniform(0.55, 0.85) * half * (0.5 + 0.5 * contrast)
         np.maximum(arch, _dome(columns, centre, half, height, 0.8), out=arch)
         row = float(np.interp(centre, columns, retina.rpe)) - height / 2
         _note(scene, "drusen", (row, centre), 2 * half, contrast)
-    ilm, opl = _lift(retina, arch, above=0.4)
+    arch = _room(scene, arch)
+    ilm, opl = _lift(retina, arch)
     pod = np.where(arch > 0, np.float32(0.5), retina.pod)
     scene.retina = replace(retina, ilm=ilm, opl=opl, tips=retina.tips - arch, rpe=retina.rpe - arch, pod=pod)
 
@@ -235,13 +245,14 @@ def _membrane(rng: np.random.Generator, scene: Scene, contrast: float) -> None:
     """Neovascular membrane: bright subretinal material over an irregular, broken epithelium, fluid beside it."""
     retina, size, unit = scene.retina, len(scene.retina.ilm), scene.unit
     columns = np.arange(size, dtype=np.float32)
-    centre, half = rng.uniform(0.25, 0.75) * size, rng.uniform(18, 34) * unit
-    material = _dome(columns, centre, half, rng.uniform(11, 20) * unit, 0.7)
+    centre, half = rng.uniform(0.25, 0.75) * size, rng.uniform(28, 50) * unit
+    material = _dome(columns, centre, half, rng.uniform(10, 17) * unit, 0.7)
     material *= 1 + wave(rng, columns / np.float32(size / 2) - 1, 0.14, (9, 13, 17))
     under = _dome(columns, centre + rng.normal(0, 4) * unit, 0.8 * half, rng.uniform(3, 8) * unit, 0.6)
     side = centre + float(rng.choice([-1.0, 1.0])) * 0.9 * half
     fluid = _dome(columns, side, rng.uniform(14, 24) * unit, rng.uniform(5, 10) * unit)
-    arch = np.maximum(material, fluid)
+    under = _room(scene, under)
+    arch = np.minimum(_room(scene, np.maximum(material, fluid)), np.maximum(retina.ilm - under - 6, 0))
     ilm, opl = _lift(retina, arch + under)
     bright = np.float32(scene.vitreous + (0.66 - scene.vitreous) * contrast)
     gap = np.where(material >= fluid, bright, np.float32(_fluid_level(scene, contrast)))
@@ -263,24 +274,24 @@ def _intraretinal_fluid(rng: np.random.Generator, scene: Scene, contrast: float)
     size, unit = len(scene.retina.ilm), scene.unit
     columns = np.arange(size, dtype=np.float32)
     middle = rng.uniform(0.2, 0.8) * size
-    swelling = bell(columns, middle, rng.uniform(24, 44) * unit)
+    swelling = bell(columns, middle, rng.uniform(34, 60) * unit)
     old = scene.retina
     inner, outer = old.opl - old.ilm, old.tips - old.opl
     opl = old.opl - np.float32(rng.uniform(5, 11) * unit) * swelling
     ilm = np.maximum(opl - inner - np.float32(rng.uniform(2, 6) * unit) * swelling, 3)
     scene.retina = retina = replace(old, ilm=ilm, opl=opl)
     coverage = np.zeros((size, size), dtype=np.float32)
-    column = middle - rng.uniform(10, 26) * unit
-    for _ in range(int(rng.integers(2, 6))):
+    column = middle - rng.uniform(26, 50) * unit
+    for _ in range(int(rng.integers(4, 8))):
         at = int(np.clip(column, 6 * unit, size - 1 - 6 * unit))
         deep = rng.random() < 0.65 or inner[at] < 14 * unit
         low, high = (opl[at], retina.tips[at] - 0.22 * outer[at]) if deep else (ilm[at] + 0.25 * inner[at], opl[at])
         tall = float(high - low) / 2 * rng.uniform(0.75, 1.0)
-        wide = float(np.clip(tall * rng.uniform(0.7, 1.7), 4.5 * unit, 17 * unit))
+        wide = float(np.clip(tall * rng.uniform(0.8, 1.6), 6 * unit, 17 * unit))
         row = float(low + high) / 2
         _cavity(rng, coverage, (row, float(at)), (max(tall, 3.5 * unit), wide))
         _note(scene, "intraretinal fluid", (row, at), 2 * wide, contrast)
-        column += wide * 1.25 + rng.uniform(5, 12) * unit
+        column += wide * 1.25 + rng.uniform(4, 9) * unit
     coverage *= _between(ilm + 2 * unit, retina.tips - 2 * unit, size)
     scene.cavity, scene.cavity_level = coverage, _fluid_level(scene, contrast)
     scene.mask |= coverage >= 0.5
@@ -316,12 +327,29 @@ _LESIONS: Mapping[str, Callable[[np.random.Generator, Scene, float], None]] = {
 def _add_lesions(rng: np.random.Generator, scene: Scene, style: Style) -> None:
     """One kind of lesion, sometimes two; about one image in seven is hard (low contrast)."""
     hard = rng.random() < 0.15
-    count = 2 if rng.random() < 0.25 and not style.smooth else 1
+    count = 2 if rng.random() < 0.6 else 1
     # From below upwards: what is drawn later must not move what is already masked.
     kinds = sorted(rng.choice(style.kinds, count, replace=False), key=list(_LESIONS).index)
     for kind in kinds:
         contrast = float(rng.uniform(0.45, 0.6) if hard else rng.uniform(0.75, 1.0))
         _LESIONS[str(kind)](rng, scene, contrast)
+    if style.smooth:
+        scene.foci = _foci(rng, scene)
+
+
+def _foci(rng: np.random.Generator, scene: Scene) -> Float32:
+    """Hyperreflective foci, (H, W) of added reflectivity: coarse bright dots in the retina above and beside lesions."""
+    retina, size, unit = scene.retina, len(scene.retina.ilm), scene.unit
+    columns = np.arange(size, dtype=np.float32)
+    reach = np.zeros(size, dtype=np.float32)
+    for lesion in scene.lesions:
+        half = 0.5 * float(lesion["size"]) + 45 * unit
+        edge = np.clip((half - np.abs(columns - lesion["centre"][1])) / (25 * unit), 0, 1)
+        reach = np.maximum(reach, np.float32(lesion["contrast"]) * edge.astype(np.float32))
+    dots = mottle(rng, (size, size), float(rng.uniform(4, 5.5)) * unit, net=0.0)
+    dots *= _between(retina.ilm + 4 * unit, retina.rpe - unit, size)
+    dots *= reach * np.float32(0.32)
+    return dots
 
 
 def build(
@@ -337,6 +365,7 @@ def build(
     epithelium = float(rng.uniform(3.0, 4.2)) * unit
     retina, attributes = _anatomy(rng, style, size)
     scene = Scene(retina, np.zeros((size, size), dtype=np.bool_), vitreous, epithelium, unit)
+    scene.lift = 0.7 if style.smooth else 1.0  # where texture tells, a thick retina need not
     if abnormal:
         _add_lesions(own, scene, style)
     return scene, attributes
