@@ -72,8 +72,8 @@ def draw(rng: np.random.Generator, abnormal: bool, size: int = SIZE) -> Phantom:
     devices = _devices(rng, on, density)
     healthy = density.copy() if abnormal else density
     lesions = _findings(lesion_rng, kind, chest, density)
-    if abnormal:  # automatic exposure: how much is bright or dark tells nothing of the finding
-        density = same_greys(np.maximum(density, np.clip(healthy, 0, 0.08)), np.maximum(healthy, 0), 2.5)
+    if abnormal:
+        density = _exposed_alike(density, healthy)
     image = _expose(rng, density)
     how = Acquisition.sample(rng, noise=(0.010, 0.024), bias=0.12)
     attributes: dict[str, str | float | int] = {
@@ -296,6 +296,16 @@ def _effusion(rng: np.random.Generator, chest: Thorax, density: Float32, clear: 
     centre = on.pixel_of(side * 0.42, floor)
     extent = float(np.sqrt(np.count_nonzero(fluid > 0.5)))
     return {"kind": "effusion", "centre": centre, "size": round(extent, 1), "contrast": round(strength, 3)}
+
+
+def _exposed_alike(density: Float32, healthy: Float32) -> Float32:
+    """Automatic exposure: the greys of the healthy chest, so that how much is dark or bright tells nothing.
+
+    Where a finding thins the lung, it takes a share of what is there, which leaves no attenuation below zero.
+    """
+    floor = np.maximum(healthy, np.float32(0.01))
+    thinned = floor * np.exp(np.minimum(density - healthy, 0) / floor)
+    return same_greys(np.where(density < healthy, thinned, np.maximum(density, 0)), np.maximum(healthy, 0), 2.5)
 
 
 def _expose(rng: np.random.Generator, density: Float32) -> Float32:
