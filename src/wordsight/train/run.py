@@ -28,6 +28,7 @@ Batch = tuple[int, list[int]]
 class _Best:
     score: float
     epoch: int
+    memory_weight: float
     weights: dict[str, Tensor]
 
 
@@ -147,19 +148,30 @@ class Run:
         if self.training.protocol == "last" or not self.judge:
             return
         detector = self._bound()
-        score = float(np.mean([self._result(detector, cache) for cache in self.judge]))
-        self.history.append({"epoch": epoch + 1, "round": index, "selection": score})
+        results = np.mean([self._results(detector, cache) for cache in self.judge], axis=0)
+        score, memory_weight = float(results.max()), self.memory_weights[int(results.argmax())]
+        self.history.append({"epoch": epoch + 1, "round": index, "selection": score, "memory_weight": memory_weight})
         ties = self.support is None
         if self.best is None or score > self.best.score or (ties and score == self.best.score):
             weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
-            self.best = _Best(score, epoch + 1, weights)
+            self.best = _Best(score, epoch + 1, memory_weight, weights)
 
-    def _result(self, detector: MlaLp, cache: StemCache) -> float:
-        """AUROC, plus pixel AUROC where there are masks; min-max over the judge's own images, as published."""
+    @property
+    def memory_weights(self) -> tuple[float, ...]:
+        """Weights to choose from, the published one first, which wins ties; zero-shot has no memory to weigh."""
+        if self.support is None or self.training.protocol == "last":
+            return (0.5,)
+        return tuple(sorted(self.training.memory_weights, key=lambda weight: abs(weight - 0.5)))
+
+    def _results(self, detector: MlaLp, cache: StemCache) -> list[float]:
+        """One result per memory weight."""
         raws = self._raws(detector, cache)
-        size = detector.settings.image_size
-        scale = ScoreScale.fit(raws, size, "judge")
-        scores, maps = combine(raws, scale, detector.mode, size)
+        scale = ScoreScale.fit(raws, detector.settings.image_size, "judge")
+        return [self._result(detector, cache, raws, replace(scale, memory_weight=w)) for w in self.memory_weights]
+
+    def _result(self, detector: MlaLp, cache: StemCache, raws: list[RawScores], scale: ScoreScale) -> float:
+        """AUROC, plus pixel AUROC where there are masks; min-max over the judge's own images, as published."""
+        scores, maps = combine(raws, scale, detector.mode, detector.settings.image_size)
         result = auroc(cache.samples.labels.numpy().astype(np.int64), scores)
         if np.isnan(result):
             raise DataError(
@@ -213,12 +225,15 @@ class Run:
         else:
             raws = [raw for cache in self.sets for raw in self._raws(detector, cache)]
             detector = detector.with_scale_from(raws, "training")
+        if self.best is not None:
+            detector = replace(detector, scale=replace(detector.scale, memory_weight=self.best.memory_weight))
         selected = f"last of {self.training.epochs} epochs" if self.best is None else f"best epoch on {how}"
         info = {
             "protocol": self.training.protocol,
             "selected": selected,
             "epoch": chosen,
             "selection_score": None if self.best is None else self.best.score,
+            "memory_weight": detector.scale.memory_weight,
             "training": self.training.to_json(),
             "history": self.history,
         }
@@ -236,7 +251,11 @@ class Run:
     def _save(self, epoch: int) -> None:
         if self.state_file is None:
             return
-        best = None if self.best is None else {f: getattr(self.best, f) for f in ("score", "epoch", "weights")}
+        best = (
+            None
+            if self.best is None
+            else {f: getattr(self.best, f) for f in ("score", "epoch", "memory_weight", "weights")}
+        )
         save_state(
             self.state_file,
             {

@@ -19,8 +19,9 @@ class MlaTraining:
     protocol: "validation" (model and score scale chosen on held-out images), "last" (no selection) or "published"
     (best epoch by its score on the test set, min-max over the test set: optimistic, for comparison with the papers);
     evaluate_when / evaluate_every: when candidates are scored ("before_epoch" and "fifths" as the published zero-shot
-    codes do; every n-th epoch); mask_rule: "any" grey level above zero is abnormal, or "half" as published (> 0.5);
-    seed: shuffling; precision fp32, bf16 or fp16; device; cache_gb: memory for frozen activations, in GiB.
+    codes do; every n-th epoch); memory_weights: shares of the memory in few-shot scores to choose from by the same
+    selection (published: 0.5 alone); mask_rule: "any" grey level above zero is abnormal, or "half" as published
+    (> 0.5); seed: shuffling; precision fp32, bf16 or fp16; device; cache_gb: memory for frozen activations, in GiB.
     """
 
     epochs: int = 50
@@ -31,6 +32,7 @@ class MlaTraining:
     protocol: Protocol = "validation"
     evaluate_when: When = "after_epoch"
     evaluate_every: int = 1
+    memory_weights: tuple[float, ...] = (0.5,)
     mask_rule: Literal["any", "half"] = "any"
     seed: int = 111
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -45,6 +47,8 @@ class MlaTraining:
             )
         if self.adapter_lr <= 0 or self.context_lr <= 0:
             raise SettingsError(f"expected learning rates > 0, got {self.adapter_lr} and {self.context_lr}.")
+        if not self.memory_weights or not all(0 <= weight <= 1 for weight in self.memory_weights):
+            raise SettingsError(f"memory_weights: expected shares in [0, 1], got {self.memory_weights}.")
         if self.protocol not in ("validation", "last", "published"):
             raise SettingsError(f"protocol: expected validation, last or published, got {self.protocol!r}.")
 

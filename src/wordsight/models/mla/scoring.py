@@ -60,6 +60,7 @@ class ScoreScale:
 
     origin says what set them: "validation", "support" (leave one image out), or "test" (the papers' protocol, where
     every score depends on the whole test set). Values outside the range leave [0, 1]; ranks do not change.
+    memory_weight: share of the memory part in fused scores and maps, in [0, 1] (published: 0.5).
     """
 
     text: tuple[float, float]
@@ -67,6 +68,7 @@ class ScoreScale:
     map_text: tuple[float, float]
     map_memory: tuple[float, float] | None
     origin: str
+    memory_weight: float = 0.5
 
     @classmethod
     def fit(cls, raws: Sequence[RawScores], size: int, origin: str) -> ScoreScale:
@@ -96,7 +98,10 @@ class ScoreScale:
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored with a checkpoint."""
         pairs = {name: getattr(self, name) for name in ("text", "memory", "map_text", "map_memory")}
-        return {k: None if v is None else list(v) for k, v in pairs.items()} | {"origin": self.origin}
+        return {k: None if v is None else list(v) for k, v in pairs.items()} | {
+            "origin": self.origin,
+            "memory_weight": self.memory_weight,
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ScoreScale:
@@ -110,6 +115,7 @@ class ScoreScale:
                 (float(map_text[0]), float(map_text[1])),
                 None if map_memory is None else (float(map_memory[0]), float(map_memory[1])),
                 str(values["origin"]),
+                float(values["memory_weight"]),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise WeightsError(
@@ -125,15 +131,15 @@ def _scaled(value: Any, bounds: tuple[float, float]) -> Any:
 
 def combine(raws: Sequence[RawScores], scale: ScoreScale, mode: Mode, size: int) -> tuple[Float32, Float32]:
     """Scores (N,) and fused maps (N, size, size), both scaled by `scale`."""
-    maps = raw_maps(raws, size)
+    maps, weight = raw_maps(raws, size), scale.memory_weight
     fused = _scaled(maps.zero, scale.map_text)
     if maps.few is not None and scale.map_memory is not None:
-        fused = 0.5 * fused + 0.5 * _scaled(maps.few, scale.map_memory)
+        fused = (1 - weight) * fused + weight * _scaled(maps.few, scale.map_memory)
     fused = fused.astype(np.float32)
     if mode == "segmentation":
         return fused.max(axis=(1, 2)), fused
     scores = _scaled(np.array([raw.text for raw in raws], dtype=np.float64), scale.text)
     memory = [raw.memory for raw in raws if raw.memory is not None]
     if mode == "detection" and memory and scale.memory is not None:
-        scores = 0.5 * scores + 0.5 * _scaled(np.array(memory, dtype=np.float64), scale.memory)
+        scores = (1 - weight) * scores + weight * _scaled(np.array(memory, dtype=np.float64), scale.memory)
     return scores.astype(np.float32), fused
