@@ -1,7 +1,8 @@
 """Brain MRI slices: scalp, skull, folded cortex, white matter, deep nuclei and ventricles in four contrasts.
 
-Abnormal slices hold one or two irregular masses, hypo- or hyperintense, some with an enhancing ring around a dark core,
-some with oedema. The mask is the whole lesion with its oedema, as in the whole-tumour masks of the BraTS challenges.
+Abnormal slices hold two or three irregular masses of coarse texture, hypo- or hyperintense, half of them with an
+enhancing or dark rim, some with oedema. The mask is the whole lesion with its oedema, as in the whole-tumour masks of
+the BraTS challenges.
 Normal and abnormal slices alike show what could be mistaken for one: calcified choroid plexus, vessels, the pineal
 gland, wide perivascular spaces and prominent cortical veins.
 """

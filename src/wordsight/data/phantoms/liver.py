@@ -1,6 +1,6 @@
 """Liver CT slices: body wall, ribs, spine, table, aorta, stomach, spleen, kidneys and a liver with vessels.
 
-Abnormal slices hold one to four hypo- or hyperdense lesions inside the liver. Normal and abnormal slices alike show
+Abnormal slices hold two to four lesions of coarse texture inside the liver. Normal and abnormal slices alike show
 what looks similar there: vessels cut across, the gallbladder, the fatty fissure, surgical clips.
 """
 
