@@ -28,8 +28,8 @@ def recipe(
     "published": the papers' own, selection on the test set included. "corrected": the published training of the
     corrected network, with an honest selection. "default": corrected, with larger batches and learning rates, so that
     it is several times faster, image scores from the most abnormal tenth of the patches, and the weight of the memory
-    chosen on the selection images.
-    target: the set, for the object that MVFA's sentences name. The levels are those of a tower of 24 blocks; who knows the tower puts them at its quarters. `architecture` has no influence so far.
+    chosen with the epoch. target: the set, for the object that MVFA's sentences name. The levels are those of a tower
+    of 24 blocks; who knows the tower puts them at its quarters. `architecture` has no influence so far.
     Raises SettingsError for unknown names and negative shots.
     """
     if profile not in get_args(Profile) or method not in get_args(Method):
