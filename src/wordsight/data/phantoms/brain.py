@@ -228,12 +228,12 @@ def _lesion(
     if ring:
         window, rim = blob(rng, size, centre, radius * 1.18, 0.15, aspect=aspect, edge=2)
         rim *= inside[window]
-        paint(image[window], rim, float(np.clip(contrast.white + 1.1 * strength, 0.03, 1)))
+        paint(image[window], rim, float(np.clip(contrast.white + 0.8 * strength, 0.03, 1)))
         mask[window] |= rim >= 0.5
     window, coverage = blob(rng, size, centre, radius, 0.22, aspect=aspect, edge=2)
     coverage *= inside[window]
     texture = mottle(rng, coverage.shape, float(rng.uniform(2.6, 3.6)) * size / SIZE, net=0.25)
-    paint(image[window], coverage, np.clip(np.float32(middle) + np.float32(0.25 * clear) * texture, 0.03, 1))
+    paint(image[window], coverage, np.clip(np.float32(middle) + np.float32(0.20 * clear) * texture, 0.03, 1))
     mask[window] |= coverage >= 0.5
     return {
         "kind": "ring" if ring else "mass",

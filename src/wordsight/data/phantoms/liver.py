@@ -234,12 +234,12 @@ def _lesion(
     if rng.random() < 0.4:  # an enhancing or a dark rim
         window, rim = blob(rng, size, centre, radius * 1.2, 0.15, edge=2)
         rim *= liver[window]
-        paint(image[window], rim, float(np.clip(density + 0.9 * strength, 0.05, 1)))
+        paint(image[window], rim, float(np.clip(density + 0.7 * strength, 0.05, 1)))
         mask[window] |= rim >= 0.5
     window, coverage = blob(rng, size, centre, radius, 0.2, aspect=float(np.exp(rng.normal(0, 0.18))), edge=2)
     coverage *= liver[window]
     texture = mottle(rng, coverage.shape, float(rng.uniform(2.8, 4.2)) * size / SIZE, net=0.35)
-    value = np.float32(density + 0.15 * strength) + np.float32(0.22 * clear) * texture
+    value = np.float32(density + 0.15 * strength) + np.float32(0.17 * clear) * texture
     paint(image[window], coverage, np.clip(value, 0.03, 1, out=value))
     mask[window] |= coverage >= 0.5
     return {
