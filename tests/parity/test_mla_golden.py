@@ -291,7 +291,7 @@ def test_loss_gradients_and_four_adam_steps(
         parts.total.backward()
         terms = [*parts.det, *parts.focal, *parts.dice]
         row = [parts.total, sum(parts.det), sum(parts.focal), sum(parts.dice), *terms]
-        losses.append([float(v) for v in row] + [0.0] * (16 - len(row)))
+        losses.append([float(torch.as_tensor(v).detach()) for v in row] + [0.0] * (16 - len(row)))
         named = dict(network.named_parameters())
         norms.append([float(named[n].grad.norm()) if named[n].grad is not None else np.nan for n in keys])
         if k == 0:
@@ -305,7 +305,9 @@ def test_loss_gradients_and_four_adam_steps(
     assert np.array_equal(np.isnan(ours), np.isnan(wanted))
     errors["grad_norms"] = float(np.nanmax(np.abs(ours - wanted) / np.maximum(wanted, 1e-12)))
     errors["gradients"] = max(
-        golden.error(f"{case}__grad1__{n}", g) for n, g in first.items() if f"{case}__grad1__{n}" in golden.arrays.files
+        golden.error(f"{case}__grad1__{n}", g)
+        for n, g in first.items()
+        if f"{case}__grad1__{n}" in golden.description["arrays"]
     )
     moved = {n: (p.detach() - start[n]) for n, p in network.named_parameters()}
     changed = [n for n in moved if not n.endswith("3.fc2.0.weight") and (masked or not n.startswith("seg"))]
