@@ -26,8 +26,8 @@ from wordsight.data.phantoms import SETS, write_phantoms
 from wordsight.evaluate import evaluate
 from wordsight.files import write_json
 from wordsight.models.mla.detector import MlaLp, quarter_levels
-from wordsight.models.mla.settings import MlaSettings
 from wordsight.train.mla import MlaTraining, fit_few, fit_zero
+from wordsight.train.recipes import Profile, recipe
 
 Row = dict[str, Any]
 
@@ -38,38 +38,45 @@ class Plan:
 
     data: Path
     backbone: str
-    settings: str
-    training: MlaTraining
+    profile: Profile
     shots: int
+    changes: Row
     zero_epochs: int
 
     def detector(self) -> MlaLp:
-        """An untrained detector on the backbone."""
-        detector = MlaLp.from_clip(self.backbone)
-        if self.settings != "corrected":
-            return detector
-        levels = quarter_levels(detector.clip.vision_layers)
-        return MlaLp.from_clip(self.backbone, settings=replace(MlaSettings().corrected(), levels=levels))
+        """An untrained detector on the backbone, with the profile's settings."""
+        settings, _ = recipe(self.profile, "mla", self.shots, self.backbone)
+        levels = quarter_levels(MlaLp.from_clip(self.backbone).clip.vision_layers)
+        return MlaLp.from_clip(self.backbone, settings=replace(settings, levels=levels))
+
+    def training(self, shots: int) -> MlaTraining:
+        """The profile's training with an honest selection, and what the command line changes."""
+        _, training = recipe(self.profile, "mla", shots, self.backbone)
+        honest = replace(training, protocol="validation", mask_rule="any", evaluate_when="after_epoch")
+        epochs = {} if shots else {"epochs": self.zero_epochs, "evaluate_every": 1}
+        return replace(honest, **{**self.changes, **epochs})
 
     def protocol(self) -> Row:
         """Everything that a row's numbers depend on, as plain values."""
         clip = self.detector().clip
         described = json.loads((self.data / "phantoms.json").read_text(encoding="utf-8"))
-        return {
+        values = {
             "phantoms": {k: described[k] for k in ("seed", "counts", "version")},
             "backbone": clip.weights_hash[:16],
-            "settings": self.settings,
+            "profile": self.profile,
+            "settings": self.detector().settings.to_json(),
             "shots": self.shots,
-            "training": self.training.to_json(),
-            "zero_epochs": self.zero_epochs,
+            "training": self.training(self.shots).to_json(),
+            "zero_training": self.training(0).to_json(),
         }
+        return dict(json.loads(json.dumps(values)))  # tuples become lists, as in the file
 
     def few(self, name: str, draw: int) -> MlaLp:
         """Few-shot: the k + k images of a draw; the rest of the valid split selects the epoch."""
         valid = benchmark_records(self.data, name, "valid")
         support = published_support(self.data, name, self.shots, draw, valid)
         rest = held_out(valid, support)
-        return fit_few(self.detector(), support, training=self.training, selection=rest, dataset=name)
+        return fit_few(self.detector(), support, training=self.training(self.shots), selection=rest, dataset=name)
 
     def zero(self, name: str) -> MlaLp:
         """Zero-shot: trained on the other sets' test splits, the epoch selected on their valid splits."""
@@ -78,8 +85,7 @@ class Plan:
             for other in SETS
             if other != name
         }
-        training = replace(self.training, batch_size=8, epochs=self.zero_epochs)
-        return fit_zero(self.detector(), sources, training=training, dataset=name)
+        return fit_zero(self.detector(), sources, training=self.training(0), dataset=name)
 
     def row(self, kind: str, name: str, draw: int) -> Row:
         """Train, evaluate on the test split, and say how it went."""
@@ -165,33 +171,25 @@ def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the phantoms")
     parser.add_argument("--valid", type=int, default=20, help="images per class in the valid split")
     parser.add_argument("--test", type=int, default=50, help="images per class in the test split")
-    parser.add_argument("--settings", choices=["default", "published", "corrected"], default="default")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--zero-epochs", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--adapter-lr", type=float, default=1e-3)
-    parser.add_argument("--context-lr", type=float, default=1e-3)
-    parser.add_argument("--every", type=int, default=2, help="epochs between selections")
+    parser.add_argument("--profile", choices=["default", "published", "corrected"], default="default")
+    parser.add_argument("--epochs", type=int, help="few-shot, instead of the profile's")
+    parser.add_argument("--zero-epochs", type=int, default=4)
+    parser.add_argument("--batch", type=int, help="images per update, instead of the profile's")
+    parser.add_argument("--adapter-lr", type=float, help="instead of the profile's")
     parser.add_argument("--threads", type=int, help="of the processor (default: torch's own choice)")
     parser.add_argument("--quick", action="store_true", help="one draw, 8 epochs, 20 test images per class")
     options = parser.parse_args(argv)
     if options.quick:
-        options.draws, options.epochs, options.zero_epochs, options.test = 1, 8, 2, 20
+        options.draws, options.epochs, options.zero_epochs, options.test = 1, 6, 2, 20
     return options
 
 
 def run(options: argparse.Namespace, data: Path) -> list[Row]:
     """All rows that are not there yet."""
     write_phantoms(data, valid=options.valid, test=options.test, seed=options.seed)
-    training = MlaTraining(
-        epochs=options.epochs,
-        batch_size=options.batch,
-        adapter_lr=options.adapter_lr,
-        context_lr=options.context_lr,
-        evaluate_every=options.every,
-    )
-    settings = "published" if options.settings == "default" else options.settings
-    plan = Plan(data, options.backbone, settings, training, options.shots, options.zero_epochs)
+    asked = {"epochs": options.epochs, "batch_size": options.batch, "adapter_lr": options.adapter_lr}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    plan = Plan(data, options.backbone, options.profile, options.shots, changes, options.zero_epochs)
     protocol = plan.protocol()
     rows = read_rows(options.json, protocol)
     done = {(row["kind"], row["set"], row["draw"]) for row in rows}
