@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from open_clip.model import CLIP, get_model_config
+from open_clip.factory import get_model_config
+from open_clip.model import CLIP
 from safetensors.torch import save_file
 
 from wordsight.data.phantoms import write_phantoms
@@ -45,7 +46,7 @@ def rule_weights(path: Path, architecture: str = "ViT-L-14-336") -> int:
 def timed(*arguments: str) -> None:
     """Run one command; say what it took, in seconds and at its peak in memory."""
     start = time.monotonic()
-    subprocess.run([sys.executable, "-m", "wordsight", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "wordsight.cli.main", *arguments], check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"== wordsight {arguments[0]}: {time.monotonic() - start:.0f} s, {peak:.1f} GiB peak", flush=True)
 
