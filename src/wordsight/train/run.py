@@ -19,6 +19,7 @@ from wordsight.models.mla.scoring import RawScores, ScoreScale, combine
 from wordsight.train.engine import load_state, make_fabric, save_state, train
 from wordsight.train.samples import Samples, StemCache, SupportArrays
 from wordsight.train.settings import MlaTraining
+from wordsight.types import Float32
 
 Batch = tuple[int, list[int]]
 """Which set, which of its images."""
@@ -164,23 +165,28 @@ class Run:
         return tuple(sorted(self.training.memory_weights, key=lambda weight: abs(weight - 0.5)))
 
     def _results(self, detector: MlaLp, cache: StemCache) -> list[float]:
-        """One result per memory weight."""
-        raws = self._raws(detector, cache)
-        scale = ScoreScale.fit(raws, detector.settings.image_size, "judge")
-        return [self._result(detector, cache, raws, replace(scale, memory_weight=w)) for w in self.memory_weights]
+        """One result per memory weight: AUROC, plus pixel AUROC where there are masks.
 
-    def _result(self, detector: MlaLp, cache: StemCache, raws: list[RawScores], scale: ScoreScale) -> float:
-        """AUROC, plus pixel AUROC where there are masks; min-max over the judge's own images, as published."""
-        scores, maps = combine(raws, scale, detector.mode, detector.settings.image_size)
-        result = auroc(cache.samples.labels.numpy().astype(np.int64), scores)
+        Scores are min-max scaled over the judge's own images, as published.
+        """
+        raws, samples, size = self._raws(detector, cache), cache.samples, detector.settings.image_size
+        scale = ScoreScale.fit(raws, size, "judge")
+        masks = np.stack([samples.mask(i).numpy() for i in range(len(samples))]) if samples.masked else None
+        results = []
+        for weight in self.memory_weights:
+            scores, maps = combine(raws, replace(scale, memory_weight=weight), detector.mode, size)
+            pixels = 0.0 if masks is None else pixel_auroc(maps, masks)
+            results.append(self._image_result(samples, scores) + pixels)
+        return results
+
+    @staticmethod
+    def _image_result(samples: Samples, scores: Float32) -> float:
+        result = auroc(samples.labels.numpy().astype(np.int64), scores)
         if np.isnan(result):
             raise DataError(
-                f"{cache.samples.name}: model selection needs normal and abnormal images, got only one class. "
+                f"{samples.name}: model selection needs normal and abnormal images, got only one class. "
                 "Give both, or use protocol 'last'."
             )
-        if cache.samples.masked:
-            masks = np.stack([cache.samples.mask(i).numpy() for i in range(len(cache.samples))])
-            result += pixel_auroc(maps, masks)
         return float(result)
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -276,13 +275,6 @@ class MlaLp:
             skip = i if len(arrays) > 1 else None
             out += self.raw_from_tokens(tokens, geometry, [f"support {i}"], text, leave_out=skip)
         return out
-
-    def snapshot(self) -> MlaLp:
-        """A detector whose adapters and contexts no longer change when training goes on."""
-        network = copy.copy(self.network)
-        network.__dict__ = dict(self.network.__dict__)
-        network._modules = {k: copy.deepcopy(v) for k, v in self.network._modules.items()}
-        return replace(self, network=network)
 
 
 def quarter_levels(layers: int) -> tuple[int, ...]:
