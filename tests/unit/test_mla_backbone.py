@@ -29,7 +29,7 @@ from clip_tools import (
 from wordsight.errors import PromptError, SettingsError, WeightsError
 from wordsight.models.mla.backbone import load_clip
 from wordsight.models.mla.clip_keys import resize_positions
-from wordsight.models.mla.torchscript import read_torchscript
+from wordsight.models.torchscript import read_torchscript
 
 
 @pytest.fixture(scope="module")

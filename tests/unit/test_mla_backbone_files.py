@@ -24,7 +24,7 @@ from clip_tools import (
 from wordsight.errors import SettingsError, WeightsError
 from wordsight.models.mla.architectures import check_config, find_architecture
 from wordsight.models.mla.backbone import load_clip, save_clip_bundle
-from wordsight.models.mla.tensor_files import account_for, looks_like, read_tensor_file
+from wordsight.models.tensor_files import account_for, looks_like, read_tensor_file
 
 
 @pytest.fixture(scope="module")

@@ -234,7 +234,7 @@ from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {unit!r}]
 import test_train_mla as t
-from wordsight.models.mla.storage import hash_tensors
+from wordsight.models.tensor_files import hash_tensors
 import wordsight.train.run as run
 data, folder, slow = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
 support, held, _ = t.support_of(data, "Brain")

@@ -51,8 +51,8 @@ def read_adapters(source: Path) -> tuple[AdapterWeights, dict[str, Any]]:
     What a file is is read from its content. Raises WeightsError.
     """
     from wordsight.models.mla.storage import ADAPTERS
-    from wordsight.models.mla.tensor_files import looks_like
     from wordsight.models.mla.weights import read_published, read_safetensors
+    from wordsight.models.tensor_files import looks_like
 
     if source.is_dir():
         if not (source / DETECTOR).is_file():

@@ -28,8 +28,8 @@ import timm
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from wordsight.errors import SettingsError, WeightsError
-from wordsight.models.mla.tensor_files import read_json_file
 from wordsight.models.mla.text_files import POOLERS
+from wordsight.models.tensor_files import read_json_file
 
 Activation = Literal["gelu", "quick_gelu"]
 BUNDLE_CONFIG, BUNDLE_WEIGHTS, BUNDLE_MERGES = "open_clip_config.json", "model.safetensors", "merges.txt.gz"

@@ -24,10 +24,10 @@ from wordsight.models.mla.architectures import Activation, Architecture, check_c
 from wordsight.models.mla.building import build_config, empty_model, fill_model, grid_of, parts_of, random_model
 from wordsight.models.mla.clip_keys import OPENAI_SCALARS, prepare_state, state_hash
 from wordsight.models.mla.streams import VisionStream
-from wordsight.models.mla.tensor_files import TensorFile, read_tensor_file
 from wordsight.models.mla.text_files import TextFiles, find_text_files
 from wordsight.models.mla.text_streams import TextStream, TextTower
 from wordsight.models.mla.tokenizer import ClipTokenizer, Tokenizer
+from wordsight.models.tensor_files import TensorFile, read_tensor_file
 
 __all__ = [
     "Clip", "ClipTokenizer", "TextStream", "TextTower", "Tokenizer", "VisionStream", "load_clip", "save_clip_bundle",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wordsight.errors import WeightsError
-from wordsight.models.mla.tensor_files import account_for, listed
+from wordsight.models.tensor_files import account_for, listed
 
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")
 _TEXT_TOP = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")

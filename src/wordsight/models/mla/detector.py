@@ -224,7 +224,7 @@ class MlaLp:
     @cached_property
     def weights_hash(self) -> str:
         """Hash of adapters, contexts and the backbone's own hash (hexadecimal, 16 digits)."""
-        from wordsight.models.mla.storage import hash_tensors
+        from wordsight.models.tensor_files import hash_tensors
 
         return hash_tensors(self.network.state_dict(), self.clip.weights_hash)[:16]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +20,11 @@ from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.scoring import ScoreScale
 from wordsight.models.mla.settings import MlaSettings
-from wordsight.models.mla.tensor_files import account_for
 from wordsight.models.mla.weights import AdapterWeights, read_safetensors, write_safetensors
+from wordsight.models.tensor_files import account_for
 
 FORMAT = 1
 DETECTOR, ADAPTERS, BANK = "detector.json", "adapters.safetensors", "bank.safetensors"
-
-
-def hash_tensors(tensors: Mapping[str, Tensor], salt: str = "") -> str:
-    """SHA-256 over names, shapes and values in name order (hexadecimal)."""
-    digest = hashlib.sha256(salt.encode())
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_detector(detector: MlaLp, folder: Path) -> None:

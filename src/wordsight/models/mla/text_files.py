@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from wordsight.errors import SettingsError, WeightsError
-from wordsight.models.mla.tensor_files import read_json_file
-from wordsight.models.mla.tokenizer import TOKENIZER_FILES
+from wordsight.models.hub_files import TOKENIZER_FILES, in_hub_cache
+from wordsight.models.tensor_files import read_json_file
 
 TEXT_KINDS = ("bert", "roberta", "xlm-roberta", "mt5", "m2m_100")
 """Values of model_type whose towers open_clip's HFTextEncoder knows."""
@@ -66,18 +66,7 @@ def _places(wanted: str, folders: Sequence[Path], files: Sequence[str]) -> Itera
     for candidate in candidates:
         yield from (candidate / file for file in files if (candidate / file).is_file())
     if not named.is_absolute():
-        yield from filter(None, (_in_hub_cache(wanted, file) for file in files))
-
-
-def _in_hub_cache(repository: str, file: str) -> Path | None:
-    """A file that was downloaded before by any program of Hugging Face; a look at the disk, nothing else."""
-    from transformers.utils.hub import cached_file
-
-    try:
-        found = cached_file(repository, file, local_files_only=True)
-    except (OSError, ValueError):  # not there, or no name that a repository can have
-        return None
-    return None if found is None else Path(found)
+        yield from filter(None, (in_hub_cache(wanted, file) for file in files))
 
 
 def _is_text_config(path: Path) -> bool:

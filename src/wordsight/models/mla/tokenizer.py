@@ -14,11 +14,9 @@ from open_clip.tokenizer import SimpleTokenizer, get_clean_fn
 from torch import Tensor
 
 from wordsight.errors import PromptError, SettingsError, WeightsError
+from wordsight.models.hub_files import read_tokenizer
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
-                   "vocab.json")  # fmt: skip
 _MERGES_LIMIT = 16 * 2**20
-_FILE_LIMIT = 128 * 2**20
 _OPTIONS = ("clean", "strip_sep_token")
 _CLEANING = ("canonicalize", "lower", "whitespace")
 
@@ -90,7 +88,7 @@ class FolderTokenizer:
         self.context_length, self._folder, self._embeddings = context_length, folder, embeddings
         self._clean = _clean_function(options, "whitespace")
         self._strip_sep = bool(options.get("strip_sep_token", False))
-        self._hf = _read_folder(folder)
+        self._hf = read_tokenizer(folder)
         self.vocab_size = len(self._hf)
         full, bare = self._ids("X"), self._ids("X", add_special_tokens=False)
         starts = [i for i in range(len(full)) if full[i : i + len(bare)] == bare]
@@ -143,28 +141,6 @@ def _clean_function(options: Mapping[str, Any], default: str) -> Any:
             f"{', '.join(unknown)}. Remove it."
         )
     return get_clean_fn(clean)
-
-
-def _read_folder(folder: Path) -> Any:
-    """transformers' tokenizer of a local folder; nothing is fetched and no code of the folder is run."""
-    from transformers import AutoTokenizer
-
-    large = [
-        path.name for path in folder.iterdir() if path.name in TOKENIZER_FILES and path.stat().st_size > _FILE_LIMIT
-    ]
-    if large:
-        raise WeightsError(
-            f"{folder}: expected tokenizer files of at most {_FILE_LIMIT} bytes, got {', '.join(large)}."
-        )
-    try:
-        # transformers has no types here; the Rust parser of tokenizer.json raises plain Exception
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise WeightsError(
-            f"{folder}: expected a tokenizer in Hugging Face's layout, got files that transformers cannot read "
-            f"({type(error).__name__}: {str(error).strip()[:200]}). Put tokenizer.json and tokenizer_config.json of "
-            "the text tower there."
-        ) from error
 
 
 def _check_length(length: int, most: int, text: str) -> None:

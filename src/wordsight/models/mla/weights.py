@@ -23,7 +23,7 @@ from torch import Tensor
 
 from wordsight.errors import SettingsError, WeightsError
 from wordsight.files import atomic_path
-from wordsight.models.mla.tensor_files import (
+from wordsight.models.tensor_files import (
     Shapes,
     account_for,
     listed,

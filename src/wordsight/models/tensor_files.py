@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import warnings
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wordsight.errors import WeightsError
-from wordsight.models.mla.torchscript import is_torchscript, read_torchscript
+from wordsight.models.torchscript import is_torchscript, read_torchscript
 
 Shapes = Mapping[str, tuple[int, ...]]
 TORCH_PROBLEMS: tuple[type[Exception], ...] = (
@@ -190,3 +191,13 @@ def read_json_file(path: Path, limit: int = 2**20) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WeightsError(f"{path}: expected a JSON object, got a {type(value).__name__}. Check the file.")
     return value
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], salt: str = "") -> str:
+    """SHA-256 over names, shapes and values in name order (hexadecimal)."""
+    digest = hashlib.sha256(salt.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
