@@ -1,0 +1,61 @@
+"""Image -> one global token and a grid of local ones: ViT-B/16 as published, another vision transformer, ResNet-50."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from wordsight.models.carzero.settings import CarZeroSettings
+
+
+class VitEncoder(nn.Module):
+    """A vision transformer's normed tokens as they are: class token first, patches row by row from the top left."""
+
+    def __init__(self, settings: CarZeroSettings) -> None:
+        super().__init__()
+        shape = settings.vit
+        assert shape is not None
+        self.model = VisionTransformer(
+            img_size=shape.image_size,
+            patch_size=shape.patch,
+            embed_dim=shape.width,
+            depth=shape.layers,
+            num_heads=shape.heads,
+            mlp_ratio=shape.hidden / shape.width,
+            num_classes=0,
+            global_pool="",
+        )
+        self.model.pos_embed.requires_grad_(False)  # frozen in the published training
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 1 + P, D)."""
+        tokens: Tensor = self.model.forward_features(images)
+        return tokens
+
+
+class ResNetEncoder(nn.Module):
+    """ResNet-50: local tokens from the third stage, the global one from the pooled fourth, both projected to D."""
+
+    def __init__(self, settings: CarZeroSettings) -> None:
+        super().__init__()
+        self.model: Any = timm.create_model("resnet50", pretrained=False, num_classes=0)
+        self.global_embedder = nn.Linear(2048, settings.width)
+        self.local_embedder = nn.Conv2d(1024, settings.width, kernel_size=1, bias=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, 1 + P, D)."""
+        net = self.model
+        x = net.maxpool(net.act1(net.bn1(net.conv1(images))))
+        third = net.layer3(net.layer2(net.layer1(x)))  # (B, 1024, S / 16, S / 16)
+        pooled = net.layer4(third).mean(dim=(2, 3))  # (B, 2048)
+        patches = self.local_embedder(third).flatten(2).transpose(1, 2)  # (B, P, D)
+        return torch.cat([self.global_embedder(pooled)[:, None], patches], dim=1)
+
+
+def image_encoder(settings: CarZeroSettings) -> VitEncoder | ResNetEncoder:
+    """The encoder that the settings name, randomly initialised."""
+    return ResNetEncoder(settings) if settings.vit is None else VitEncoder(settings)
