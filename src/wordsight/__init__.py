@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from wordsight.imaging import prepare as prepare
     from wordsight.imaging import read_image as read_image
     from wordsight.loading import load as load
+    from wordsight.models.carzero.detector import CarZero as CarZero
     from wordsight.models.mla.detector import MlaLp as MlaLp
     from wordsight.models.mla.settings import MlaSettings as MlaSettings
     from wordsight.report import write_evaluation as write_evaluation
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 _MODULES = ("errors", "evaluate", "metrics")
 _HOMES = {
+    "CarZero": "models.carzero.detector",
     "Detector": "types",
     "Evaluation": "evaluate",
     "Geometry": "types",

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 
+from tiny_carzero import make_carzero, text_folder
 from tiny_clip import make_clip
+from wordsight.models.carzero.detector import CarZero
 from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.settings import MlaSettings
-from wordsight.types import Detector, Image, ScoreKind
+from wordsight.types import Detector, Image, PromptSet, ScoreKind
 
 SIZE = 56
+RULES = {"keep_single_words": True, "keep_numbers": True, "word_lengths": "words"}
 
 
 def picture(seed: int, shape: tuple[int, ...] = (70, 50)) -> Image:
@@ -41,17 +45,39 @@ def tiny_detectors() -> dict[str, MlaLp]:
     }
 
 
-Check = Callable[[MlaLp], None]
+@cache
+def tiny_carzeros() -> dict[str, CarZero]:
+    """One finding with several sentences, one with a denial; both kinds of score."""
+    prompts = PromptSet(
+        ("effusion", "mass"),
+        (("there is effusion", "a pleural effusion"), ("there is a mass",)),
+        (("no effusion",),) * 2,
+    )
+    with TemporaryDirectory() as folder:
+        published = CarZero.from_network(make_carzero(), text_folder(Path(folder)))
+        corrected = CarZero.from_network(make_carzero(1, **RULES), text_folder(Path(folder)))
+    return {
+        "carzero": published.with_prompts(prompts),
+        "carzero corrected, pairs": replace(corrected.with_prompts(prompts), scores="pair", combine="max"),
+        "carzero, local similarity": replace(published.with_prompts(prompts), similarity="both", enlarge="nearest"),
+    }
 
 
-def says_what_it_is(detector: MlaLp) -> None:
+def all_detectors() -> dict[str, MlaLp | CarZero]:
+    return {**tiny_detectors(), **tiny_carzeros()}
+
+
+Check = Callable[[MlaLp | CarZero], None]
+
+
+def says_what_it_is(detector: MlaLp | CarZero) -> None:
     assert isinstance(detector, Detector)
     assert detector.name
     assert detector.findings
     assert isinstance(detector.score_kind, ScoreKind)
 
 
-def predictions_have_the_promised_form(detector: MlaLp) -> None:
+def predictions_have_the_promised_form(detector: MlaLp | CarZero) -> None:
     images = [picture(0), picture(1, (33, 90, 3))]
     for image, prediction in zip(images, detector.predict(images), strict=True):
         assert prediction.findings == detector.findings
@@ -62,7 +88,7 @@ def predictions_have_the_promised_form(detector: MlaLp) -> None:
         assert prediction.weights
 
 
-def alone_is_as_in_a_batch(detector: MlaLp) -> None:
+def alone_is_as_in_a_batch(detector: MlaLp | CarZero) -> None:
     images = [picture(i) for i in range(3)]
     together = detector.predict(images)
     for image, one in zip(images, together, strict=True):
@@ -73,33 +99,33 @@ def alone_is_as_in_a_batch(detector: MlaLp) -> None:
         assert np.allclose(alone.maps, one.maps, atol=1e-4)
 
 
-def order_does_not_matter(detector: MlaLp) -> None:
+def order_does_not_matter(detector: MlaLp | CarZero) -> None:
     images = [picture(i) for i in range(3)]
     forward = [p.scores for p in detector.predict(images)]
     backward = [p.scores for p in detector.predict(images[::-1])]
     assert np.allclose(forward, backward[::-1], atol=1e-4)
 
 
-def input_is_not_changed(detector: MlaLp) -> None:
+def input_is_not_changed(detector: MlaLp | CarZero) -> None:
     image = picture(2)
     before = image.pixels.copy()
     detector.predict([image])
     assert np.array_equal(image.pixels, before)
 
 
-def same_again(detector: MlaLp) -> None:
+def same_again(detector: MlaLp | CarZero) -> None:
     first, second = (detector.predict([picture(3)])[0] for _ in range(2))
     assert np.array_equal(first.scores, second.scores)
 
 
-def leaves_global_random_state_alone(detector: MlaLp) -> None:
+def leaves_global_random_state_alone(detector: MlaLp | CarZero) -> None:
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     detector.predict([picture(3)])
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(numpy_before, np.random.get_state()[1])  # noqa: NPY002
 
 
-def constant_images_give_finite_scores(detector: MlaLp) -> None:
+def constant_images_give_finite_scores(detector: MlaLp | CarZero) -> None:
     for value in (0.0, 0.5, 1.0):
         prediction = detector.predict([Image(np.full((40, 40), value, np.float32))])[0]
         assert np.isfinite(prediction.scores).all()
@@ -107,17 +133,17 @@ def constant_images_give_finite_scores(detector: MlaLp) -> None:
         assert np.isfinite(prediction.maps).all()
 
 
-def maps_lie_on_the_image_grid(detector: MlaLp) -> None:
+def maps_lie_on_the_image_grid(detector: MlaLp | CarZero) -> None:
     for shape in ((70, 50), (1, 300), (301, 299, 3)):
         image = picture(4, shape)
         assert detector.predict([image])[0].heatmap().values.shape == image.shape
 
 
-def nothing_in_nothing_out(detector: MlaLp) -> None:
+def nothing_in_nothing_out(detector: MlaLp | CarZero) -> None:
     assert detector.predict([]) == []
 
 
-def grey_and_equal_colour_channels_are_the_same(detector: MlaLp) -> None:
+def grey_and_equal_colour_channels_are_the_same(detector: MlaLp | CarZero) -> None:
     grey = picture(5)
     colour = replace(grey, pixels=np.repeat(grey.pixels[..., None], 3, axis=2))
     a, b = detector.predict([grey, colour])
@@ -140,9 +166,9 @@ CHECKS: list[Check] = [
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
-@pytest.mark.parametrize("name", list(tiny_detectors()))
+@pytest.mark.parametrize("name", list(all_detectors()))
 def test_contract(name: str, check: Check) -> None:
-    check(tiny_detectors()[name])
+    check(all_detectors()[name])
 
 
 @pytest.mark.parametrize("name", list(tiny_detectors()))

@@ -16,8 +16,16 @@ from golden import load_fill
 from wordsight.imaging import CARZERO_INPUT, prepare, read_image
 from wordsight.models.carzero.loss import pair_loss
 from wordsight.models.carzero.model import CarZeroNetwork
+from wordsight.models.carzero.scoring import (
+    character_lengths,
+    fusion_logits_and_maps,
+    local_similarity,
+    similarity,
+    word_lengths,
+)
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.text_input import TextInput
+from wordsight.models.carzero.weights import load_network, state_of
 
 pytestmark = pytest.mark.slow
 
@@ -66,8 +74,21 @@ def set_by_rule(network: CarZeroNetwork, fill: Any) -> CarZeroNetwork:
 
 
 @pytest.fixture(scope="module")
-def network(fill: Any) -> CarZeroNetwork:
-    return set_by_rule(CarZeroNetwork(CarZeroSettings.published()), fill)
+def network(folder: Path, fill: Any, tmp_path_factory: pytest.TempPathFactory) -> CarZeroNetwork:
+    """The full network by rule, through a checkpoint with the published names."""
+    keys = json.loads((folder / "checkpoint_keys.json").read_text())
+    state = {key: rule(fill, key.removeprefix("CARZero."), tuple(shape)) for key, shape in keys.items()}
+    assert len(state) == 434
+    path = tmp_path_factory.mktemp("weights") / "CARZero_best_model.ckpt"
+    torch.save({"state_dict": state, "epoch": 1, "hyper_parameters": {}}, path)
+    del state
+    network = load_network(path)
+    path.unlink()
+    assert network.settings == CarZeroSettings.published()
+    assert len(state_of(network)) == 432
+    assert set(network.state_dict()) == {key.removeprefix("CARZero.") for key in keys}
+    assert sum(tensor.numel() for tensor in state_of(network).values()) == 221_942_274
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +210,46 @@ def test_zero_shot(network: CarZeroNetwork, text_input: TextInput, folder: Path,
     assert max(errors.values()) <= 1e-4
     assert max(absolute.values()) <= 1e-5
     sure = (np.abs(case.arrays["i2t"]) > 1e-4) & (np.abs(case.arrays["t2i"]) > 1e-4)
-    assert np.array_equal(np.signx * 10, case.arrays["cos"][sure])
+    assert np.array_equal((pairs.i2t * pairs.t2i.T).sign().numpy()[sure] * 10, case.arrays["cos"][sure])
+
+
+def test_grounding(network: CarZeroNetwork, text_input: TextInput, folder: Path, record_property: Any) -> None:
+    case = Case(folder, "grounding")
+    text = network.encode_texts(text_input(list(case.inputs["prompts"]["prompts"].values())))
+    image = network.encode_images(pictures(folder, case.inputs["images"]["files"]))
+    _, maps = fusion_logits_and_maps(network, image, text)
+    errors = {"map": case.error("map", maps), "map_sum": case.error("map_sum", maps.sum((-1, -2)))}
+    report(record_property, **errors)
+    assert max(errors.values()) <= 1e-4
+
+
+def test_similarities(
+    network: CarZeroNetwork, text_input: TextInput, fill: Any, folder: Path, record_property: Any
+) -> None:
+    case = Case(folder, "similarity")
+    prompts = list(case.inputs["prompts"]["prompts"].values())
+    text = network.encode_texts(text_input(prompts))
+    image = network.encode_images(pictures(folder, case.inputs["images"]["files"]))
+    assert character_lengths(prompts) == case.inputs["prompts"]["cap_lens"]
+    assert word_lengths(text) == case.inputs["prompts"]["word_counts"]
+    overall, local = (similarity(network, image, text, prompts, kind) for kind in ("global", "local"))
+    by_words = local_similarity(image, text.padded_words(), word_lengths(text))
+    assert not case.arrays["local"].any()
+    assert float(local.abs().max()) <= 1e-6
+    words = made(fill, case.inputs["synthetic_words"], 0.2)
+    words[:, :, 12:20] = 0
+    tokens = made(fill, case.inputs["synthetic_local"], 0.2).flatten(2).transpose(1, 2)
+    tokens = torch.cat([torch.zeros_like(tokens[:, :1]), tokens], dim=1)
+    lengths = case.inputs["synthetic_words"]["cap_lens"]
+    errors = {
+        "global": case.error("global", overall),
+        "both": case.error("both", similarity(network, image, text, prompts, "both")),
+        "local_words": case.error("local_words", by_words),
+        "both_words": case.error("both_words", (by_words + overall) / 2),
+        "local_synthetic": case.error("local_synthetic", local_similarity(tokens, words.transpose(1, 2), lengths)),
+    }
+    report(record_property, **errors)
+    assert max(errors.values()) <= 1e-4
 
 
 def test_loss_gradients_and_three_adam_steps(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import wordsight
+from tiny_carzero import make_carzero, text_folder
 from tiny_clip import CONFIG, make_clip
-from wordsight import Image, MlaLp, MlaSettings, load
+from wordsight import CarZero, Image, MlaLp, MlaSettings, PromptSet, load
 from wordsight.errors import SettingsError, WeightsError
 from wordsight.models.mla.backbone import save_clip_bundle
 
@@ -63,7 +64,7 @@ def test_settings_belong_to_names_only(tmp_path: Path, detector: MlaLp) -> None:
 
 
 def test_what_is_neither_name_nor_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="expected mla, or the folder of a trained run, got 'carzilla'"):
+    with pytest.raises(SettingsError, match="expected mla or carzero, or the folder of a trained run, got 'carzilla'"):
         load("carzilla")
     with pytest.raises(WeightsError, match=r"expected a trained detector \(detector.json inside\), found none"):
         load(tmp_path)
@@ -81,6 +82,35 @@ def test_a_folder_of_several_runs_names_them(tmp_path: Path, detector: MlaLp) ->
         detector.save(tmp_path / draw)
     with pytest.raises(WeightsError, match=r"got a folder of several: draw-0, draw-1\. Name one of them"):
         load(tmp_path)
+
+
+def test_carzero_by_name(tmp_path: Path) -> None:
+    text = text_folder(tmp_path / "text")
+    original = CarZero.from_network(make_carzero(), text)
+    original.save(tmp_path / "cz.safetensors")
+    loaded = load("carzero", weights=tmp_path / "cz.safetensors", text=text)
+    assert isinstance(loaded, CarZero)
+    assert loaded.weights_hash == original.weights_hash
+    prompts = PromptSet.of("there is no effusion")
+    np.testing.assert_array_equal(
+        loaded.with_prompts(prompts).predict([picture()])[0].scores,
+        original.with_prompts(prompts).predict([picture()])[0].scores,
+    )
+
+
+def test_carzero_needs_both_files_and_its_own_settings(tmp_path: Path) -> None:
+    text = text_folder(tmp_path / "text")
+    for given, missing in (({"text": text}, "no weights"), ({"weights": tmp_path / "x"}, "no text")):
+        with pytest.raises(
+            WeightsError, match=rf"carzero: expected weights= \(CARZero_best_model.ckpt.*, got {missing}"
+        ):
+            load("carzero", **given)
+    with pytest.raises(SettingsError, match="carzero: expected settings of type CarZeroSettings, got MlaSettings"):
+        load("carzero", weights=tmp_path / "x", text=text, settings=MlaSettings())  # type: ignore[call-overload]
+    with pytest.raises(SettingsError, match=r"carzero takes no architecture, seed\. Leave it out"):
+        load("carzero", architecture="tiny", seed=1)
+    with pytest.raises(SettingsError, match=r"mla takes no text\. It belongs to carzero: leave it out"):
+        load("mla", text=text)  # type: ignore[call-overload]
 
 
 def test_public_names_are_few_sorted_and_documented() -> None:

@@ -13,13 +13,14 @@ from tiny_clip import make_clip
 from wordsight.errors import ImageError, PromptError, SettingsError
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.backbone import Clip
-from wordsight.models.mla.detector import MlaLp, autocast, quarter_levels
+from wordsight.models.mla.detector import MlaLp, quarter_levels
 from wordsight.models.mla.loss import dice_loss, top_mean, training_loss
 from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.prompts import LearnedPrompts, ensemble_features
 from wordsight.models.mla.scoring import ScoreScale, combine, raw_maps
 from wordsight.models.mla.settings import MlaSettings
+from wordsight.models.precision import autocast
 from wordsight.types import Geometry
 
 SIZE = 58  # 4 x 4 patches of 14 pixels, two rows and columns left over

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wordsight.models.carzero.settings import CarZeroSettings, Head
+from wordsight.models.carzero.settings import CarZeroSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class DecoderLayer(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """(..., n, D) -> (..., H, n, d)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(-2, -3)
 
     def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Normed memory (M, n, D) -> its keys and values (M, H, n, d)."""
@@ -124,7 +125,7 @@ class SimilarityFusion(nn.Module):
         shape = (width, settings.fusion_heads, settings.fusion_hidden, settings.dropout)
         self.decoder = Decoder([DecoderLayer(*shape) for _ in range(settings.fusion_layers)], self.decoder_norm)
         self.dropout = nn.Dropout(settings.dropout)
-        self.mlp_head = similarity_head(width, settings.head, settings.dropout)
+        self.mlp_head = similarity_head(settings)
         self.apply(_initialise)
 
     def remember(self, tokens: Tensor, padding: int = 0) -> Memory:
@@ -173,14 +174,12 @@ class SimilarityFusion(nn.Module):
         return self.compare(self.remember(tokens, padding), queries)
 
 
-def similarity_head(width: int, head: Head, dropout: float) -> nn.Sequential:
+def similarity_head(settings: CarZeroSettings) -> nn.Sequential:
     """From the decoder's output to one number."""
-    if head == "linear":
-        return nn.Sequential(nn.Linear(width, 1))
-    sizes = (width, 1024, 512, 256)
+    sizes = (settings.width, *(settings.mlp_sizes if settings.head == "mlp" else ()))
     layers: list[nn.Module] = []
-    for size, following in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(size, following), nn.ReLU(), nn.Dropout(dropout)]
+    for size, following in pairwise(sizes):
+        layers += [nn.Linear(size, following), nn.ReLU(), nn.Dropout(settings.dropout)]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
 

@@ -27,7 +27,7 @@ def attention_maps(attention: Tensor, settings: CarZeroSettings) -> Tensor:
             "token of the whole image. Use another variant."
         )
     cells = attention.mean(dim=0)[..., int(settings.memory == "global+local") :]
-    return cells.unflatten(-1, (settings.grid, settings.grid))
+    return cells.reshape(*cells.shape[:-1], settings.grid, settings.grid)
 
 
 def enlarge(maps: Tensor, size: int, how: Enlarge = "smooth") -> Tensor:

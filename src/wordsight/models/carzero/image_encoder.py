@@ -29,6 +29,7 @@ class VitEncoder(nn.Module):
             num_classes=0,
             global_pool="",
         )
+        assert self.model.pos_embed is not None
         self.model.pos_embed.requires_grad_(False)  # frozen in the published training
 
     def forward(self, images: Tensor) -> Tensor:

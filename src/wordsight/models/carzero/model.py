@@ -41,7 +41,7 @@ class CarZeroNetwork(nn.Module):
         super().__init__()
         self.settings = settings
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.text_encoder = TextEncoder(settings.text, settings.last_states)
             self.img_encoder = image_encoder(settings)
             self.fusion_module = SimilarityFusion(settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wordsight.errors import PromptError, SettingsError
-from wordsight.models.carzero.fusion import Memory
+from wordsight.models.carzero.grounding import attention_maps
 from wordsight.models.carzero.model import CarZeroNetwork, PairLogits
 from wordsight.models.carzero.text_encoder import TextFeatures
 
@@ -26,15 +26,30 @@ def fusion_logits(network: CarZeroNetwork, image: Tensor, text: TextFeatures, *,
 
     chunk: texts at a time, which bounds the memory; keys and values of the images are computed once for all.
     """
-    memory = network.image_memory(image)
-    parts = [chunk_logits(network, image, memory, text[i : i + chunk]).mean for i in range(0, len(text), chunk)]
-    return torch.cat(parts, dim=1) if parts else image.new_zeros(len(image), 0)
+    memory, fusion = network.image_memory(image), network.fusion_module
+    parts = []
+    for part in chunks(text, chunk):
+        i2t = fusion.compare(memory, part.sentence)
+        parts.append(PairLogits(i2t, fusion.compare(network.text_memory(part), image[:, 0])).mean)
+    return torch.cat(parts, dim=1)
 
 
-def chunk_logits(network: CarZeroNetwork, image: Tensor, memory: Memory, text: TextFeatures) -> PairLogits:
-    """Both directions for images whose memory is at hand."""
-    i2t = network.fusion_module.compare(memory, text.sentence)
-    return PairLogits(i2t, network.fusion_module.compare(network.text_memory(text), image[:, 0]))
+def fusion_logits_and_maps(
+    network: CarZeroNetwork, image: Tensor, text: TextFeatures, *, chunk: int = 256
+) -> tuple[Tensor, Tensor]:
+    """The same logits, and where each sentence looked in each image: (B, T) and (B, T, g, g)."""
+    memory, fusion = network.image_memory(image), network.fusion_module
+    parts, maps = [], []
+    for part in chunks(text, chunk):
+        i2t, attention = fusion.compare_with_maps(memory, part.sentence)
+        parts.append(PairLogits(i2t, fusion.compare(network.text_memory(part), image[:, 0])).mean)
+        maps.append(attention_maps(attention, network.settings))
+    return torch.cat(parts, dim=1), torch.cat(maps, dim=1)
+
+
+def chunks(text: TextFeatures, size: int) -> Iterator[TextFeatures]:
+    """Consecutive texts, at most `size` at a time."""
+    return (text[start : start + size] for start in range(0, len(text), size))
 
 
 def global_similarity(image: Tensor, text: TextFeatures) -> Tensor:
@@ -58,7 +73,7 @@ def local_similarity(image: Tensor, words: Tensor, lengths: Sequence[int]) -> Te
             "word_lengths='words': as published, every character of the text counts as a position."
         )
     columns = [_word_scores(image[:, 1:], text[1 : n + 1]) for text, n in zip(words, lengths, strict=True)]
-    return torch.stack(columns, dim=1) if columns else image.new_zeros(len(image), 0)
+    return torch.stack(columns, dim=1)
 
 
 def _word_scores(patches: Tensor, words: Tensor) -> Tensor:
@@ -68,7 +83,8 @@ def _word_scores(patches: Tensor, words: Tensor) -> Tensor:
     context = over_patches.transpose(1, 2) @ patches  # (B, n, D)
     norms = context.norm(dim=-1) * words.norm(dim=-1)
     cosine = (context * words).sum(-1) / norms.clamp(min=1e-8)
-    return _SCALE * cosine.amax(dim=1)
+    best: Tensor = cosine.amax(dim=1)
+    return _SCALE * best
 
 
 def character_lengths(texts: Sequence[str]) -> list[int]:

@@ -103,7 +103,7 @@ class CarZeroSettings:
     image_encoder: "vit_b16" (published), "resnet50", or the sizes of another vision transformer.
     text: sizes of the BERT. text_length: tokens of a text with [CLS], [SEP] and padding; the padding is part of the
     result. last_states: hidden states summed into a word. fusion_layers, fusion_heads, fusion_hidden: of the decoder.
-    head: from the decoder to a logit, "mlp" 768-1024-512-256-1 (published weights) or "linear".
+    head: from the decoder to a logit, "mlp" through layers of `mlp_sizes` (published weights) or "linear".
     memory: what a query attends to: the "global" token, the "local" ones, or both, the global one first.
     dropout: of the fusion module in training.
 
@@ -121,6 +121,7 @@ class CarZeroSettings:
     fusion_heads: int = 4
     fusion_hidden: int = 1024
     head: Head = "mlp"
+    mlp_sizes: tuple[int, ...] = (1024, 512, 256)
     memory: Memory = "global+local"
     dropout: float = 0.1
     keep_single_words: bool = False
@@ -146,6 +147,7 @@ class CarZeroSettings:
         """Numbers within their ranges, widths that fit together."""
         positive = {n: getattr(self, n) for n in ("fusion_layers", "fusion_heads", "fusion_hidden", "last_states")}
         wrong = [f"{name}={value}" for name, value in positive.items() if value < 1]
+        wrong += [f"mlp_sizes={self.mlp_sizes}"] if not self.mlp_sizes or min(self.mlp_sizes) < 1 else []
         if wrong:
             raise SettingsError(f"expected positive sizes, got {', '.join(wrong)}.")
         if not 2 <= self.text_length <= self.text.positions:
@@ -210,6 +212,8 @@ class CarZeroSettings:
                 plain["image_encoder"] = VitShape(**plain["image_encoder"])
             if "text" in plain:
                 plain["text"] = BertShape(**plain["text"])
+            if "mlp_sizes" in plain:
+                plain["mlp_sizes"] = tuple(plain["mlp_sizes"])
             return cls(**plain)
         except TypeError as error:
             raise SettingsError(f"expected settings of CARZero as to_json writes them, got {error}.") from error

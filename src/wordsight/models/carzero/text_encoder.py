@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
 from wordsight.models.carzero.settings import BertShape
@@ -32,6 +35,14 @@ class TextFeatures:
     def __getitem__(self, rows: slice) -> TextFeatures:
         return TextFeatures(self.sentence[rows], self.words[rows], self.count[rows], self.length)
 
+    @classmethod
+    def joined(cls, parts: Sequence[TextFeatures]) -> TextFeatures:
+        """Texts of several batches of one length, at least one; shorter ones get zero vectors."""
+        most = max(part.words.shape[1] for part in parts)
+        words = [F.pad(part.words, (0, 0, 0, most - part.words.shape[1])) for part in parts]
+        sentence, count = torch.cat([part.sentence for part in parts]), torch.cat([part.count for part in parts])
+        return cls(sentence, torch.cat(words), count, parts[0].length)
+
     @property
     def padding(self) -> int:
         """Positions that hold zero vectors in every text and are not stored."""
@@ -39,7 +50,7 @@ class TextFeatures:
 
     def padded_words(self) -> Tensor:
         """(T, L, D) with all zero vectors, as published."""
-        return nn.functional.pad(self.words, (0, 0, 0, self.padding))
+        return F.pad(self.words, (0, 0, 0, self.padding))
 
 
 class TextEncoder(nn.Module):
@@ -60,13 +71,13 @@ class TextEncoder(nn.Module):
             hidden_dropout_prob=shape.dropout,
             attention_probs_dropout_prob=shape.attention_dropout,
         )
-        self.model = BertModel(config)
-        # part of every BERT file, read by nothing here
-        self.model.pooler.requires_grad_(False)
+        bert: Any = BertModel(config)
+        bert.pooler.requires_grad_(False)  # part of every BERT file, read by nothing here
+        self.model = bert
 
     def forward(self, tokens: Tokens) -> TextFeatures:
-        """T texts -> words and sentences. Padding is cut off before the BERT, which masks it anyway."""
-        longest = max(int(tokens.mask.sum(1).max()), 1) if len(tokens) else 1
+        """T >= 1 texts -> words and sentences. Padding is cut off before the BERT, which masks it anyway."""
+        longest = int(tokens.mask.sum(1).max())
         ids, mask = tokens.ids[:, :longest], tokens.mask[:, :longest]
         states = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
         pieces = torch.stack(states[-self.last_states :]).sum(0)  # (T, longest, D)
@@ -79,7 +90,7 @@ def sum_words(pieces: Tensor, word: Tensor, count: Tensor) -> Tensor:
 
     word: (T, n) word of each piece; W or more for pieces that belong to none.
     """
-    most = int(count.max()) if len(count) else 0
+    most = int(count.max())
     place = word.clamp(max=most)[..., None].expand_as(pieces)
     sums = pieces.new_zeros(pieces.shape[0], most + 1, pieces.shape[2]).scatter_add(1, place, pieces)
     return sums[:, :most]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wordsight.errors import WeightsError
+from wordsight.errors import PromptError, WeightsError
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.hub_files import TOKENIZER_FILES, in_hub_cache, read_tokenizer
 
@@ -131,11 +131,13 @@ class TextInput:
         return self.tokenize([clean(text, self.settings) for text in texts])
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Texts as they are (training captions): cut to L tokens, [CLS] and [SEP] among them, and padded to L."""
+        """Texts as they are (training captions): cut to L tokens, [CLS] and [SEP] among them, and padded to L.
+
+        Raises PromptError without texts.
+        """
         length = self.settings.text_length
         if not texts:
-            empty = torch.zeros(0, length, dtype=torch.long)
-            return Tokens(empty, empty, empty, torch.zeros(0, dtype=torch.long))
+            raise PromptError("expected at least one text, got none. Give a sentence.")
         rows = self._hf(list(texts), truncation=True, padding="max_length", max_length=length)
         ids, mask = torch.tensor(rows["input_ids"]), torch.tensor(rows["attention_mask"])
         return plan_words(ids, mask, self._continues, int(self._hf.sep_token_id))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wordsight.errors import ImageError, SettingsError
+from wordsight.errors import ImageError
 from wordsight.imaging import InputSpec, mla_input, prepare
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.backbone import Clip, load_clip
@@ -22,22 +21,13 @@ from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork, Tokens
 from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, combine
 from wordsight.models.mla.settings import MlaSettings
+from wordsight.models.precision import Precision, autocast
 from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind
 
 if TYPE_CHECKING:
     from wordsight.data import SupportSet
 
-Precision = Literal["fp32", "bf16", "fp16"]
 UNSCALED = ScoreScale((0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), "none")
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Mixed precision for a device; fp32 changes nothing. Raises SettingsError for fp16 without CUDA."""
-    if precision == "fp32":
-        return nullcontext()
-    if precision == "fp16" and device.type != "cuda":
-        raise SettingsError(f"precision fp16 needs a CUDA device, got {device.type}. Use bf16 or fp32 there.")
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
 @dataclass(frozen=True, eq=False)
