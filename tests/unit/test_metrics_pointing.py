@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wordsight.errors import MetricError
-from wordsight.metrics import pointing_game, pointing_hit
+from wordsight.metrics import pointing_hit, share_of_hits
 from wordsight.metrics.pointing import map_peak
 
 
@@ -59,11 +59,11 @@ def test_what_cannot_be_judged_is_refused(heatmap, boxes, tolerance, message):
 
 def test_the_share_of_hits():
     hits, groups = [True] * 30 + [False] * 10, [str(i) for i in range(40)]
-    number = pointing_game(hits, groups, draws=500)
+    number = share_of_hits(hits, groups, draws=500)
     assert (number.value, number.n) == (0.75, 40)
     error = math.sqrt(0.75 * 0.25 / 40)
     assert number.high - number.low == pytest.approx(2 * 1.96 * error, rel=0.2)
-    assert math.isnan(pointing_game(hits, groups, draws=0).low)
-    assert str(pointing_game([], [])) == "undefined (no image with a box)"
+    assert math.isnan(share_of_hits(hits, groups, draws=0).low)
+    assert str(share_of_hits([], [])) == "undefined (nothing to count)"
     with pytest.raises(MetricError, match=r"per hit, got 39 for 40"):
-        pointing_game(hits, groups[:39])
+        share_of_hits(hits, groups[:39])

@@ -1,17 +1,16 @@
-"""The pointing game: does a heatmap peak inside a box that someone drew around the finding?"""
+"""The pointing game: does a heatmap peak inside a box that someone drew around the finding?
+
+The game's number is the `share_of_hits` over the images that have the finding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wordsight.errors import MetricError
-from wordsight.metrics.intervals import bootstrap_interval
-from wordsight.metrics.number import NAN, Number
-from wordsight.metrics.ranking import Floats
 
 
 def map_peak(heatmap: NDArray[Any]) -> tuple[int, int]:
@@ -48,24 +47,3 @@ def pointing_hit(heatmap: NDArray[Any], boxes: ArrayLike, tolerance: float = 0.0
     point = np.array([column, row])
     inside = (corners[:, :2] - tolerance <= point) & (point <= corners[:, 2:] + tolerance)
     return bool(inside.all(axis=1).any())
-
-
-def pointing_game(hits: Sequence[bool], groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> Number:
-    """The share of hits with its 95 % bootstrap interval over `groups`; draws=0 for none.
-
-    hits: (N,) one per image that has the finding; groups: (N,) the patient of each. NaN without hits.
-    Raises MetricError if the lengths differ.
-    """
-    if len(hits) != len(groups):
-        raise MetricError(f"expected one group (patient) per hit, got {len(groups)} for {len(hits)} hits.")
-    if not len(hits):
-        return Number(NAN, note="no image with a box")
-    values = np.asarray(hits, dtype=np.float64)
-    if not draws:
-        return Number(float(values.mean()), n=len(values))
-
-    def share(weights: Floats) -> Floats:
-        return np.asarray(weights @ values / weights.sum(axis=1), dtype=np.float64)
-
-    interval = bootstrap_interval(share, groups, draws=draws, seed=seed)
-    return Number(float(values.mean()), interval.low, interval.high, len(values), interval.note)
