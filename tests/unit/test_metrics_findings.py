@@ -102,6 +102,18 @@ def test_draws_without_a_rare_finding_are_counted():
     assert mean.low < mean.value < mean.high
 
 
+def test_an_interval_that_misses_its_value_says_so():
+    """Two positives deep among many negatives: repeated in a draw, they have twins, and precision rises."""
+    labels, scores = np.zeros((400, 100), dtype=np.int8), np.random.default_rng(0).normal(size=(400, 100))
+    for finding in range(100):
+        labels[[finding, 200 + finding], finding] = 1
+    table = rank_findings(labels, scores, [str(i) for i in range(400)], draws=300)
+    mean = table.mean("ap")
+    assert mean.value < mean.low
+    assert "lies outside its interval" in mean.note
+    assert "lies outside" not in table.mean("auroc").note
+
+
 def test_without_draws_or_with_one_patient_there_is_no_interval():
     labels, scores, _ = example(20, 2, 0)
     bare = rank_findings(labels, scores, [str(i) for i in range(20)], draws=0)

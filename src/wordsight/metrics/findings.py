@@ -21,6 +21,7 @@ from wordsight.progress import track
 
 RANKING = ("auroc", "auprc", "ap")
 """Area under the ROC curve; under straight lines between precision-recall points; average precision."""
+BIASED = "the value lies outside its interval: draws with repeated positives are easier for rare findings"
 TAIL_POSITIVES = 10
 HEAD_PERCENTILE = 65
 
@@ -48,8 +49,7 @@ class FindingTable:
         value = float(self.values[row, finding])
         if np.isnan(value):
             return Number(NAN, n=self.images, note=self.undefined[metric])
-        interval = self._interval(None if self.drawn is None else self.drawn[row, finding])
-        return Number(value, interval.low, interval.high, self.images, interval.note)
+        return self._number(value, None if self.drawn is None else self.drawn[row, finding])
 
     def mean(self, metric: str, findings: Sequence[int] | None = None) -> Number:
         """Unweighted mean over findings (None: all), with the interval of that mean.
@@ -71,12 +71,14 @@ class FindingTable:
         if self.drawn is not None:
             drawn, lacking = _mean_of_defined(self.drawn[row, known])
             notes += [f"a finding was undefined in {lacking} of {len(drawn)} draws"] if lacking else []
-        interval = self._interval(drawn)
-        note = "; ".join(filter(None, (*notes, interval.note)))
-        return Number(float(self.values[row, known].mean()), interval.low, interval.high, self.images, note)
+        return self._number(float(self.values[row, known].mean()), drawn, *notes)
 
-    def _interval(self, drawn: Floats | None) -> Interval:
-        return Interval(NAN, NAN, self.note) if drawn is None else percentile_interval(drawn)
+    def _number(self, value: float, drawn: Floats | None, *notes: str) -> Number:
+        interval = Interval(NAN, NAN, self.note) if drawn is None else percentile_interval(drawn)
+        # a positive drawn twice has a twin of its own rank, which raises the precision of rare findings in most draws
+        outside = BIASED if value < interval.low or value > interval.high else ""
+        note = "; ".join(filter(None, (*notes, interval.note, outside)))
+        return Number(value, interval.low, interval.high, self.images, note)
 
 
 def _mean_of_defined(drawn: Floats) -> tuple[Floats, int]:

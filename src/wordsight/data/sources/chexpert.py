@@ -36,7 +36,9 @@ def read_chexpert(path: str | Path, *, findings: Sequence[str] = FINDINGS, front
     table = read_columns(path, (column, *findings))
     names = table[column]
     labels = _labels(path, table, findings)
-    result = LabelTable("CheXpert", tuple(names), tuple(findings), labels, _patients(path, names), "patients")
+    rows = "studies" if column == "Study" else "images"
+    patients = _patients(path, names)
+    result = LabelTable("CheXpert", tuple(names), tuple(findings), labels, patients, "patients", rows=rows)
     return result.take(_frontal(path, names)) if frontal_only else result
 
 
