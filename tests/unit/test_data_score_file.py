@@ -81,6 +81,11 @@ def test_further_columns_do_not_disturb(tmp_path: Path) -> None:
     found = read_scores(written(tmp_path, csv_text([head, *rows])), LABELS)
     assert (found.scores == VALUES).all()
     assert found.notes[1] == "rows by name, from column 'path'"
+    bare = written(tmp_path, csv_text([head[:-1], *(row[:-1] for row in sorted(rows, key=lambda row: row[0]))]))
+    with pytest.raises(DataError, match=r"4 images, 4 missing: p1/a.png.* Names in the file are like case, case"):
+        read_scores(bare, LABELS)
+    split = csv_text([["split", *FINDINGS], *rows_of([0, 1, 2, 3], [0, 1, 2], ["test"] * 4)])
+    assert read_scores(written(tmp_path, split), LABELS).rows == "position"
 
 
 def test_names_match_by_the_ends_that_tell_images_apart(tmp_path: Path) -> None:
@@ -135,6 +140,8 @@ GOOD = "".join(f"{name},1,2,3\n" for name in NAMES)
             HEAD + GOOD.replace("p3", "p4"),
             "a row for each of 4 images, 1 missing: p3/c.png. Names in the file are like",
         ),
+        (HEAD.replace("Path", "x") + GOOD.replace("set", "new").replace("png", "jpg"), "4 missing: p1/a.png"),
+        ("".join(f"{i}x,1,2,3\n" for i in range(4)), "4 missing: p1/a.png"),
         (HEAD + GOOD + GOOD[:19], "expected each image once, got set/p1/a.png more than once"),
         (HEAD + GOOD.replace("b.png,1,2", "b.png,1,"), "got row 2 'Pleural_Thickening' ''. Row 1 is"),
         (

@@ -177,7 +177,7 @@ def _cells(
 
 
 def _image_column(texts: Mapping[int, Sequence[str]], layout: _Layout, wanted: Sequence[str]) -> int | None:
-    """The column that names the images: of those that are no scores, the first that names all, else by its header."""
+    """The column that names the images: of those that are no scores, the first that names all, else the likeliest."""
     headers = {i: _plain(layout.header[i]) if layout.header is not None else "" for i in texts}
     likely = [i for i in texts if headers[i] in IMAGE_COLUMNS]
     depth = tail_depth(wanted)
@@ -188,9 +188,12 @@ def _image_column(texts: Mapping[int, Sequence[str]], layout: _Layout, wanted: S
             return column
         if column not in likely and ends & found:
             likely.append(column)
-    # pandas' row index has no header and names nothing; a headerless column of text does
-    bare = [i for i in texts if not layout.named and not all(map(_is_number, texts[i]))]
-    return next(iter((*likely, *bare)), None)
+    # a column of different texts that names none of the images must not be passed over for the order of the rows
+    return next(iter((*likely, *(i for i in texts if _looks_like_names(texts[i])))), None)
+
+
+def _looks_like_names(cells: Sequence[str]) -> bool:
+    return not any(map(_is_number, cells)) and len(set(cells)) == len(cells)
 
 
 def _columns(
