@@ -67,3 +67,19 @@ def test_the_share_of_hits():
     assert str(share_of_hits([], [])) == "undefined (nothing to count)"
     with pytest.raises(MetricError, match=r"per hit, got 39 for 40"):
         share_of_hits(hits, groups[:39])
+
+
+def test_published_boxes_hold_their_centres(shared):
+    from wordsight.data.sources import read_chestxdet10
+    from wordsight.data.sources.chestxdet10 import SIDE
+
+    table = read_chestxdet10(shared / "data/labels/ChestX-Det10/test.json")
+    found = [(finding, boxes) for row in table.boxes for finding, boxes in row.items()][::25]
+    assert len(found) > 20
+    for _, boxes in found:
+        x1, y1, x2, y2 = boxes[-1]
+        heatmap = peak_at(int((y1 + y2) / 2), int((x1 + x2) / 2), (SIDE, SIDE))
+        assert pointing_hit(heatmap, boxes)
+        outside = peak_at(0, 0, (SIDE, SIDE))
+        assert not pointing_hit(outside, boxes)
+        assert pointing_hit(outside, boxes, tolerance=SIDE)
