@@ -16,6 +16,7 @@ COMMANDS: Mapping[tuple[str, ...], tuple[str, str]] = {
     ("train", "mla"): ("train_mla", "train MLA-LP or MVFA on a few images of a set, or zero-shot on other sets"),
     ("predict",): ("predict", "scores and heatmaps for an image, a folder, a DICOM tree or a table"),
     ("evaluate",): ("evaluate", "measure trained runs on labelled images, with intervals"),
+    ("score",): ("score", "score anybody's prediction file by the protocol of a chest x-ray benchmark"),
     ("report",): ("report", "write the page of a run folder again"),
     ("convert",): ("convert", "published checkpoints <-> safetensors, or into a run folder"),
     ("data", "phantoms"): ("data_phantoms", "draw synthetic sets in the benchmark's layout"),

@@ -87,6 +87,28 @@ def bootstrap_interval(
     return percentile_interval(bootstrap_values(statistic, groups, draws=draws, seed=seed), level)
 
 
+def share_of_hits(hits: Sequence[bool], groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> Number:
+    """The share of hits (correct answers, peaks inside a box) with its 95 % bootstrap interval; draws=0 for none.
+
+    hits: (N,) one per image; groups: (N,) the patient of each. NaN without hits and misses to count. Raises
+    MetricError if the lengths differ.
+    """
+    if len(hits) != len(groups):
+        raise MetricError(f"expected one group (patient) per hit, got {len(groups)} for {len(hits)} hits.")
+    if not len(hits):
+        return Number(NAN, note="nothing to count")
+    values = np.asarray(hits, dtype=np.float64)
+    value = float(values.mean())
+    if not draws:
+        return Number(value, n=len(values))
+
+    def share(weights: Floats) -> Floats:
+        return np.asarray(weights @ values / weights.sum(axis=1), dtype=np.float64)
+
+    interval = bootstrap_interval(share, groups, draws=draws, seed=seed)
+    return Number(value, interval.low, interval.high, len(values), interval.note)
+
+
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise MetricError(f"expected a level between 0 and 1, got {level}. The usual level is 0.95.")

@@ -11,13 +11,16 @@ from typing import Any
 _HOMES = {
     "EvaluateOptions": "options",
     "PredictOptions": "options",
+    "ScoreOptions": "score",
     "Study": "options",
     "TrainOptions": "options",
     "convert": "checkpoints",
     "demo": "showcase",
     "evaluate_study": "evaluate",
     "predict_study": "predict",
+    "score_predictions": "score",
     "train_study": "train",
+    "write_score": "score",
 }
 __all__ = [*_HOMES]
 

@@ -1,0 +1,345 @@
+"""`wordsight score`: made-up files against scikit-learn, and real prediction files against their known numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+
+from wordsight.cli.main import main
+from wordsight.cli.score import ProtocolName
+from wordsight.data.sources import read_chexpert, read_openi
+from wordsight.data.sources.chestxdet10 import FINDINGS as BOXED
+from wordsight.data.sources.chexpert import COMPETITION
+from wordsight.data.sources.openi import FINDINGS as OPENI
+from wordsight.errors import SettingsError
+from wordsight.study.score import PROTOCOLS, ScoreOptions, score_predictions
+
+CLASSES = list(COMPETITION)
+
+
+def written(path: Path, header: list[str], rows: list[list[object]]) -> Path:
+    with open(path, "w", newline="") as stream:
+        csv.writer(stream).writerows([*([header] if header else []), *rows])
+    return path
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """A CheXpert-like label file of 80 studies, its labels, and scores."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (80, 5))
+    rows = [[f"test/patient{i}/study1", *row] for i, row in enumerate(labels.tolist())]
+    path = written(tmp_path / "labels.csv", ["Study", *CLASSES], rows)
+    return path, labels, np.round(rng.normal(size=(80, 5)) + labels, 1)
+
+
+def test_numbers_are_scikit_learns_in_any_order_of_columns_and_rows(
+    studies: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, labels, scores = studies
+    columns, order = [2, 0, 4, 3, 1], np.random.default_rng(1).permutation(80)
+    rows = [[f"test/patient{i}/study1", *scores[i, columns]] for i in order]
+    file = written(tmp_path / "p.csv", ["Study", *(CLASSES[c] for c in columns)], rows)
+    assert main(["score", str(file), str(path), "--protocol", "chexpert5", "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    found = results(tmp_path / "out")
+    for f, finding in enumerate(CLASSES):
+        precision, recall, _ = precision_recall_curve(labels[:, f], scores[:, f])
+        numbers = found["findings"][finding]
+        assert numbers["positives"] == labels[:, f].sum()
+        assert numbers["auroc"]["value"] == pytest.approx(roc_auc_score(labels[:, f], scores[:, f]))
+        assert numbers["auprc"]["value"] == pytest.approx(auc(recall, precision))
+        assert numbers["ap"]["value"] == pytest.approx(average_precision_score(labels[:, f], scores[:, f]))
+        assert numbers["auroc"]["low"] < numbers["auroc"]["value"] < numbers["auroc"]["high"]
+        assert numbers["auroc_delong"]["value"] == pytest.approx(numbers["auroc"]["value"])
+        assert f"{numbers['auroc']['value']:.4f} [{numbers['auroc']['low']:.4f}, " in out
+    assert found["means"]["macro"]["auroc"]["value"] == pytest.approx(roc_auc_score(labels, scores))
+    assert found["pooled"]["micro_auroc"]["value"] == pytest.approx(roc_auc_score(labels, scores, average="micro"))
+    assert found["protocol"] == {
+        "name": "chexpert5", "dataset": "CheXpert", "studies": 80, "frontal_only": False, "columns": "name",
+        "rows": "name", "interval": "95 % bootstrap over 80 patients, 1000 draws, seed 0",
+    }  # fmt: skip
+    assert "CheXpert: 80 studies, 80 patients" in out
+    assert "note: columns by name" in out
+    table = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
+    assert [row["name"] for row in table] == [*CLASSES, "macro"]
+    assert float(table[0]["auroc"]) == found["findings"]["Atelectasis"]["auroc"]["value"]
+    assert (table[5]["kind"], table[5]["auroc_delong"]) == ("mean", "")
+
+
+def test_seed_and_draws(studies: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    path, _, scores = studies
+    file = written(tmp_path / "p.csv", [], scores.tolist())
+    words = ["score", str(file), str(path), "--protocol", "chexpert5", "--out"]
+    for name, more in (("a", ["--seed", "1"]), ("b", ["--seed", "1"]), ("c", ["--seed", "2"]), ("d", ["--draws", "0"])):
+        assert main([*words, str(tmp_path / name), *more]) == 0
+    found = {name: results(tmp_path / name) for name in "abcd"}
+    assert found["a"] == found["b"]
+    assert found["a"]["findings"] != found["c"]["findings"]
+    assert found["a"]["protocol"]["columns"] == found["a"]["protocol"]["rows"] == "position"
+    edema = found["d"]["findings"]["Edema"]["auroc"]
+    assert (edema["low"], edema["value"]) == (None, found["a"]["findings"]["Edema"]["auroc"]["value"])
+    assert found["d"]["protocol"]["interval"] == "none"
+
+
+def test_against_another_file(
+    studies: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, labels, scores = studies
+    file = written(tmp_path / "p.csv", CLASSES, scores.tolist())
+    other = written(tmp_path / "q.csv", CLASSES[::-1], (scores + 0.0)[:, ::-1].tolist())
+    noise = np.random.default_rng(5).normal(size=scores.shape) * 3
+    worse = written(tmp_path / "w.csv", CLASSES, (scores + noise).tolist())
+    words = ["score", str(file), str(path), "--protocol", "chexpert5", "--draws", "200", "--out"]
+    assert main([*words, str(tmp_path / "same"), "--against", str(other)]) == 0
+    same = results(tmp_path / "same")["differences"]["Edema"]
+    assert (same["auroc"]["value"], same["auroc"]["low"], same["delong"]) == (0.0, 0.0, {"z": 0.0, "p": 1.0})
+    assert main([*words, str(tmp_path / "worse"), "--against", str(worse)]) == 0
+    found = results(tmp_path / "worse")["differences"]
+    expected = roc_auc_score(labels, scores) - roc_auc_score(labels, scores + noise)
+    assert found["macro"]["auroc"]["value"] == pytest.approx(expected)
+    assert 0 < found["macro"]["auroc"]["low"] < expected < found["macro"]["auroc"]["high"]
+    assert found["macro"]["delong"] is None
+    assert all(found[c]["delong"]["p"] < 0.2 for c in CLASSES)
+    assert "difference in AUROC to the other file" in capsys.readouterr().out
+
+
+def test_readings(studies: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    path, labels, scores = studies
+    file = written(tmp_path / "r.csv", CLASSES, (scores > 0.5).astype(int).tolist())
+    words = ["score", str(file), str(path), "--protocol", "chexpert5", "--draws", "50"]
+    assert main([*words, "--readings", "--out", str(tmp_path / "r")]) == 0
+    found = results(tmp_path / "r")
+    truth = labels[:, 0] == 1
+    assert found["findings"]["Atelectasis"]["sensitivity"]["value"] == (scores[truth, 0] > 0.5).mean()
+    assert (found["pooled"], "auroc" in found["findings"]["Edema"]) == ({}, False)
+    assert main([*words, "--out", str(tmp_path / "s")]) == 0
+    assert any("--readings" in note for note in results(tmp_path / "s")["notes"])
+
+
+def test_images_of_a_patient_are_drawn_together_and_views_chosen(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    names = [
+        f"test/patient{i}/study1/view{v}_{kind}.jpg" for i in range(40) for v, kind in ((1, "frontal"), (2, "lateral"))
+    ]
+    labels = np.repeat(rng.integers(0, 2, (40, 5)), 2, axis=0)
+    scores = np.repeat(rng.normal(size=(40, 5)), 2, axis=0) + labels
+    path = written(
+        tmp_path / "labels.csv", ["Path", *CLASSES], [[n, *r] for n, r in zip(names, labels.tolist(), strict=True)]
+    )
+    file = written(
+        tmp_path / "p.csv", ["Path", *CLASSES], [[n, *r] for n, r in zip(names, scores.tolist(), strict=True)]
+    )
+    both = score_predictions(ScoreOptions(file, path, "chexpert5"))
+    frontal = score_predictions(ScoreOptions(file, path, "chexpert5", frontal=True))
+    assert both.delong == ()
+    assert len(frontal.delong) == 5
+    assert (both.numbers.images, frontal.numbers.images) == (80, 40)
+    # twins add nothing: value and interval are those of one image per patient
+    for metric in ("auroc",):
+        a, b = both.numbers.mean(metric), frontal.numbers.mean(metric)
+        assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high))
+    assert "40 rows left out" in frontal.notes[1]
+    assert score_predictions(ScoreOptions(file, path, "chexpert5", against=file)).differences["Edema"].test is None
+
+
+def test_five_times_two_hundred_counts_right_answers(tmp_path: Path) -> None:
+    labels = np.eye(5, dtype=int)[np.arange(50) % 5]
+    scores = labels + np.random.default_rng(2).normal(size=labels.shape) * 0.6
+    names = [f"train/patient{i}/study1/view1_frontal.jpg" for i in range(50)]
+    path = written(
+        tmp_path / "5x200.csv", ["Path", *CLASSES], [[n, *r] for n, r in zip(names, labels.tolist(), strict=True)]
+    )
+    file = written(tmp_path / "p.csv", [], scores.tolist())
+    found = score_predictions(ScoreOptions(file, path, "chexpert5x200", draws=100)).pooled["accuracy"]
+    assert found.value == (scores.argmax(axis=1) == labels.argmax(axis=1)).mean()
+    assert found.low < found.value < found.high
+
+
+def test_openi_tiers_and_other_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(4)
+    texts = [f.lower().replace("_", " ") for f in OPENI]
+    counts = [5 + 2 * i for i in range(18)]
+    rows: list[list[object]] = [[f"CXR{t}-{i}", f"{t}-{i}.png", texts[t]] for t in range(18) for i in range(counts[t])]
+    path = written(tmp_path / "custom.csv", ["uid", "file_name", "labels_automatic"], rows)
+    labels = read_openi(path).labels
+    header = [{"Opacity": "Lung Opacity", "Effusion": "Pleural effusion"}.get(f, f) for f in OPENI]
+    file = written(tmp_path / "p.csv", header, (rng.normal(size=labels.shape) + labels).tolist())
+    assert (
+        main(["score", str(file), str(path), "--protocol", "openi", "--draws", "20", "--out", str(tmp_path / "o")]) == 0
+    )
+    means = results(tmp_path / "o")["means"]
+    assert {name: value["findings"] for name, value in means.items()} == {
+        "macro": 18,
+        "head": 6,
+        "medium": 9,
+        "tail": 3,
+    }
+    assert "tail (3)" in capsys.readouterr().out
+
+
+def test_undefined_findings_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [
+        {"file_name": f"{i}.png", "syms": ["Mass"] * (i % 2), "boxes": [[1, 2, 3, 4]] * (i % 2)} for i in range(20)
+    ]
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps(entries))
+    file = written(tmp_path / "p.csv", list(BOXED), np.random.default_rng(0).normal(size=(20, 10)).tolist())
+    words = ["score", str(file), str(path), "--protocol", "chestxdet10", "--draws", "20", "--out", str(tmp_path / "o")]
+    assert main(words) == 0
+    found = results(tmp_path / "o")
+    assert found["findings"]["Nodule"]["auroc"] == {
+        "value": None, "low": None, "high": None, "n": 20, "note": "only one class",
+    }  # fmt: skip
+    assert found["means"]["macro"]["auroc"]["note"].startswith("mean of 1 of 10 findings, the others: only one class")
+    out = capsys.readouterr().out
+    assert "undefined (only one class)" in out
+    assert "note: macro AUROC: mean of 1 of 10 findings" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--protocol", "mimic"], "error: .*protocol.*mimic"),
+        ([], "error: .*protocol"),
+        (["--protocol", "chexpert"], "error: .* expected columns Study, No Finding, .* missing in Study, Atelectasis"),
+        (
+            ["--protocol", "chestxray14"],
+            "error: .* expected lines with an image and 14 flags 0 or 1, got something else",
+        ),
+        (["--protocol", "padchest"], "error: .* expected JSON"),
+        (
+            ["--protocol", "chestxdet10", "--frontal"],
+            "error: frontal: the label file of chestxdet10 does not tell views",
+        ),
+        (["--protocol", "chexpert5", "--readings"], "error: expected readings 0 or 1, got"),
+        (["--protocol", "chexpert5", "--readings", "--against", "x"], "error: against: expected scores to compare"),
+        (["--protocol", "chexpert5", "--draws", "-1"], "error: draws, seed: expected 0 or more, got -1 and 0"),
+        (["--protocol", "chexpert5", "--order", "none.csv"], "error: none.csv: no such table"),
+        (["--protocol", "chexpert5", "--against", "none.csv"], "error: none.csv: no such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_status_2(
+    studies: tuple[Path, np.ndarray, np.ndarray],
+    tmp_path: Path,
+    more: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import re
+
+    path, _, scores = studies
+    file = written(tmp_path / "p.csv", CLASSES, scores.tolist())
+    assert main(["score", str(file), str(path), *more, "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert re.match(message, captured.err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_knows_every_protocol() -> None:
+    assert set(ProtocolName.__args__) == set(PROTOCOLS)  # type: ignore[attr-defined]
+    with pytest.raises(SettingsError, match=r"protocol: expected one of openi, padchest, .*, got 'x'"):
+        ScoreOptions(Path("a"), Path("b"), "x")
+
+
+# Real prediction files.
+
+
+def test_published_carzero_on_openi(shared: Path, tmp_path: Path) -> None:
+    data = shared / "data"
+    words = ["score", str(data / "predictions/openi_carzero.csv"), str(data / "labels/openi/custom.csv")]
+    order = ["--order", str(data / "labels/openi/image_order.csv")]
+    assert main([*words, "--protocol", "openi", *order, "--draws", "200", "--out", str(tmp_path / "o")]) == 0
+    found, expected = results(tmp_path / "o"), json.loads((data / "predictions/openi_expected.json").read_text())
+    assert (found["protocol"]["columns"], found["protocol"]["rows"]) == ("position", "name")
+    names = {"auroc": "auroc", "average_precision": "ap", "auprc_trapezoid": "auprc"}
+    for key, metric in names.items():
+        values = [found["findings"][finding][metric]["value"] for finding in expected["findings"]]
+        assert values == pytest.approx(expected[key], abs=1e-6)
+        macro = found["means"]["macro"][metric]
+        assert macro["value"] == pytest.approx(expected["macro"][key], abs=1e-6)
+        assert macro["low"] < macro["value"] < macro["high"]
+    assert round(found["means"]["macro"]["auroc"]["value"], 4) == 0.8376
+    assert found["pooled"]["micro_auprc"]["value"] == pytest.approx(
+        expected["macro"]["micro_auprc_trapezoid"], abs=1e-6
+    )
+    for tier, count in zip(("head", "medium", "tail"), expected["groups"]["counts"], strict=True):
+        assert found["means"][tier]["findings"] == count
+        assert found["means"][tier]["auroc"]["value"] == pytest.approx(expected["groups"][tier], abs=1e-6)
+
+
+@pytest.mark.parametrize("model", ["drnet", "ihil", "ngango3", "sensexdr", "uestc", "yww211"])
+def test_published_leaderboard(shared: Path, tmp_path: Path, model: str) -> None:
+    folder = shared / "data/labels/chexpert"
+    known = json.loads((shared / "data/labels/expected.json").read_text())
+    others = [m for m in known["models"] if m != model]
+    for other in others[:2]:
+        words = [folder / "predictions" / f"{model}_predictions.csv", folder / "groundtruth.csv", "--against"]
+        words += [folder / "predictions" / f"{other}_predictions.csv", "--out", tmp_path / other]
+        assert main(["score", *map(str, words), "--protocol", "chexpert5"]) == 0
+        found = results(tmp_path / other)
+        pair, sign = (
+            (f"{model} vs {other}", 1)
+            if f"{model} vs {other}" in known["delong_pairs"]
+            else (f"{other} vs {model}", -1)
+        )
+        for finding in CLASSES:
+            test, difference = known["delong_pairs"][pair][finding], found["differences"][finding]
+            assert difference["auroc"]["value"] == pytest.approx(sign * test["diff"], abs=1e-8)
+            assert difference["delong"]["z"] == pytest.approx(sign * test["z"], abs=1e-7)
+            assert difference["delong"]["p"] == pytest.approx(test["p"], abs=1e-7)
+    expected = known["models"][model]
+    for name in (*CLASSES, "macro"):
+        numbers = found["means"]["macro"] if name == "macro" else found["findings"][name]
+        assert numbers["auroc"]["value"] == pytest.approx(expected[name]["auroc"], abs=1e-9)
+        assert numbers["ap"]["value"] == pytest.approx(expected[name]["auprc"], abs=1e-9)
+        for metric, key in (("auroc", "auroc_boot_ci"), ("ap", "auprc_boot_ci")):
+            low, high = expected[name][key]
+            # other draws than the reference's: bounds of 1000 draws vary by a few per cent of the interval
+            near = pytest.approx((low, high), abs=0.12 * (high - low))
+            assert (numbers[metric]["low"], numbers[metric]["high"]) == near
+        if name != "macro":
+            delong = numbers["auroc_delong"]
+            assert (delong["low"], delong["high"]) == pytest.approx(expected[name]["delong_ci_clipped"], abs=1e-9)
+
+
+@pytest.mark.parametrize("reader", ["bc4", "bc6", "bc8"])
+def test_published_radiologists(shared: Path, reader: str) -> None:
+    folder = shared / "data/labels/chexpert"
+    expected = json.loads((shared / "data/labels/expected.json").read_text())["radiologists"][reader]
+    file, truth = folder / "benchmark_radiologists" / f"{reader}.csv", folder / "groundtruth.csv"
+    score = score_predictions(ScoreOptions(file, truth, "chexpert", readings=True, draws=0))
+    assert len(score.labels.findings) == 14
+    for f, finding in enumerate(score.labels.findings):
+        for metric in score.numbers.metrics:
+            value, known = score.numbers.number(metric, f).value, expected[finding][metric]
+            assert (math.isnan(value) and known is None) or value == pytest.approx(known, abs=1e-9)
+    five = score_predictions(ScoreOptions(file, truth, "chexpert5", readings=True, draws=0))
+    for metric, known in expected["macro5"].items():
+        assert five.numbers.mean(metric).value == pytest.approx(known, abs=1e-9)
+
+
+def test_published_chexpert_images_and_studies_agree(shared: Path, tmp_path: Path) -> None:
+    """Labels of the per-image file as predictions of themselves, with the paths that another machine had."""
+    path = shared / "data/labels/chexpert/test_labels_per_image.csv"
+    table = read_chexpert(path, findings=CLASSES)
+    rows = [[f"/other/CheXpert/{name}", *row] for name, row in zip(table.names, table.labels.tolist(), strict=True)]
+    file = written(tmp_path / "p.csv", ["Path", *CLASSES], rows[::-1])
+    score = score_predictions(ScoreOptions(file, path, "chexpert5", frontal=True, draws=0))
+    assert score.numbers.mean("auroc").value == 1.0
+    assert score.numbers.images == 518
+    assert "by the last 3 parts of the paths; 150 rows left out" in score.notes[1]
