@@ -15,8 +15,12 @@ Label = tuple[str, Status]
 
 @dataclass(frozen=True, slots=True)
 class LabelledSentence:
-    """Labels of one sentence of a report, numbered from 0 as `report_sentences(text, "sections")` gives them."""
+    """Labels of one sentence of a report, numbered from 0 as `report_sentences(text, "sections")` gives them.
 
+    group: "held out" for sentences that nobody looked at while writing rules, "development" for others.
+    """
+
+    group: str
     report: str
     sentence: int
     labels: frozenset[Label]
@@ -42,23 +46,26 @@ class Agreement:
 
 
 def read_labels(path: str | Path) -> list[LabelledSentence]:
-    """Read a CSV with columns report, sentence, labels ("finding:status;finding:status", empty for none).
+    """Read a CSV with columns set, report, sentence, labels ("finding:status;finding:status", empty for none).
 
     Raises DataError for a missing file or column, or a label that is not finding:status.
     """
     try:
         with open(path, encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
-        return [
-            LabelledSentence(row["report"], int(row["sentence"]), frozenset(_labels(row["labels"]))) for row in rows
-        ]
+        return [_sentence(row) for row in rows]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such label file. Give the path of a CSV file.") from error
     except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise DataError(
-            f"{path}: expected columns report, sentence, labels with labels such as 'edema:absent;mass:present', "
+            f"{path}: expected columns set, report, sentence, labels with labels such as 'edema:absent;mass:present', "
             f"got {error}. Correct the file."
         ) from error
+
+
+def _sentence(row: dict[str, str]) -> LabelledSentence:
+    labels = frozenset(_labels(row["labels"]))
+    return LabelledSentence(row["set"], row["report"], int(row["sentence"]), labels)
 
 
 def _labels(text: str) -> Iterable[Label]:
