@@ -1,10 +1,10 @@
 """How well the rules of prompt alignment agree with a reader: precision and recall per status and per finding.
 
-`python benchmarks/alignment.py --data DATA` reads DATA/reports/openi_reports.tgz and tests/labels/openi_alignment.csv, two
-sets of 150 sentences, drawn by seed (75 at random, 75 with a word for a finding) and labelled by reading them, before the
-rules were run on them. `held out` was drawn and labelled when the rules were finished. `development` was labelled before
-the first rule, but by their author, who knew its sentences while writing: it says how well the rules remember.
-`--disagreements` lists where rules and reader differ.
+`python benchmarks/alignment.py --data DATA` reads DATA/reports/openi_reports.tgz and
+tests/labels/openi_alignment.csv, two sets of 150 sentences, drawn by seed (75 at random, 75 with a word for a
+finding) and labelled by reading them, before the rules were run on them. `held out` was drawn and labelled when the
+rules were finished. `development` was labelled before the first rule, but by their author, who knew its sentences
+while writing: it says how well the rules remember. `--disagreements` lists where rules and reader differ.
 """
 
 from __future__ import annotations

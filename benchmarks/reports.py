@@ -1,8 +1,8 @@
 """Speed of splitting and aligning reports on one core.
 
-`python benchmarks/reports.py --data DATA` reads DATA/reports/openi_reports.tgz, prints reports per second for reading the
-XML, splitting into sentences, and splitting with alignment (each from cold caches), and how often each finding occurs.
-`--show N` prints the statements of N reports drawn by `--seed`.
+`python benchmarks/reports.py --data DATA` reads DATA/reports/openi_reports.tgz, prints reports per second for reading
+the XML, splitting into sentences, and splitting with alignment (each from cold caches), and how often each finding
+occurs. `--show N` prints the statements of N reports drawn by `--seed`.
 """
 
 from __future__ import annotations

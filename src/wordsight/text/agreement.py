@@ -74,7 +74,9 @@ def _labels(text: str) -> Iterable[Label]:
         yield finding, Status(status)
 
 
-def agreement(pairs: Iterable[tuple[frozenset[Label], Iterable[Statement]]], by: str = "status") -> dict[str, Agreement]:
+def agreement(
+    pairs: Iterable[tuple[frozenset[Label], Iterable[Statement]]], by: str = "status"
+) -> dict[str, Agreement]:
     """Counts over sentences, by "status" or by "finding"; a label counts as met only with the same status."""
     counts: dict[str, list[int]] = {}
     for expected, statements in pairs:

@@ -1,12 +1,12 @@
 """Prompt alignment by rules: a report's sentence -> the findings it states, denies or doubts, as prompts.
 
-"Small left effusion, no pneumothorax" -> "There is pleural effusion of left side", "There is no pneumothorax": the wording
-of the prompts that are asked at test time (Lai et al., CARZero, CVPR 2024, where a language model does this; here rules
-in the manner of NegEx, Chapman et al., J Biomed Inform 2001). Reads English chest x-ray reports.
+"Small left effusion, no pneumothorax" -> "There is pleural effusion of left side", "There is no pneumothorax": the
+wording of the prompts that are asked at test time (Lai et al., CARZero, CVPR 2024, where a language model does this;
+here rules in the manner of NegEx, Chapman et al., J Biomed Inform 2001). Reads English chest x-ray reports.
 
-A sentence is read once from left to right. Cues open and close the scope of negation and doubt; findings met on the way
-take the status of the scope. Structures ("heart size", "lungs") and their states ("normal", "enlarged") meet likewise.
-The words are in `chest_terms` and `cues`.
+A sentence is read once from left to right. Cues open and close the scope of negation and doubt; findings met on the
+way take the status of the scope. Structures ("heart size", "lungs") and their states ("normal", "enlarged") meet
+likewise. The words are in `chest_terms` and `cues`.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ class _Mention:
 class _Reader:
     """What is open while a sentence is read.
 
-    or_follows: per term, whether an "or" comes before the scope ends, so a list goes on. joined: "comma" or "and" where one came
-    last, so a new clause may start. settled: the waiting subjects are "stable", and wait no longer than to a comma. subjects wait for a state behind them; `state` waits for subjects behind it, and
-    `loan` is how many mentions it gave to the last subject, until a verb shows that the subject has a state of its own.
+    or_follows: per term, whether an "or" comes before the scope ends, so a list goes on. joined: "comma" or "and"
+    where one came last, so a new clause may start. settled: the waiting subjects are "stable", and wait no longer
+    than to a comma. subjects wait for a state behind them; `state` waits for subjects behind it, and `loan` is how
+    many mentions it gave to the last subject, until a verb shows that the subject has a state of its own.
     """
 
     or_follows: Sequence[bool]

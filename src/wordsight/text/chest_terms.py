@@ -1,7 +1,7 @@
 """The vocabulary of chest x-ray reports: findings and their wordings, structures with their normal states, places.
 
-Wordings are separated by " | ", lower-case, singular; plurals are recognised by `lemma`. Hyphens and slashes of a report
-are read as spaces ("x-ray" is "x ray"). The longest wording wins wherever several start at one word.
+Wordings are separated by " | ", lower-case, singular; plurals are recognised by `lemma`. Hyphens and slashes of a
+report are read as spaces ("x-ray" is "x ray"). The longest wording wins wherever several start at one word.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from itertools import product
 
 FINDINGS = {
-    "pleural effusion": "pleural effusion | effusion | pleural fluid | loculated fluid | hydrothorax | fluid in the fissure",
+    "pleural effusion": "pleural effusion | effusion | pleural fluid | loculated fluid | hydrothorax"
+    " | fluid in the fissure",
     "pericardial effusion": "pericardial effusion",
     "pneumothorax": "pneumothorax | hydropneumothorax",
     "cardiomegaly": "cardiomegaly | cardiac enlargement | heart enlargement | enlargement of the cardiac silhouette"
@@ -18,7 +19,8 @@ FINDINGS = {
     "consolidation": "consolidation | airspace consolidation | air space consolidation | consolidative | consolidated",
     "atelectasis": "atelectasis | atelectatic | volume loss | lobar collapse | lung collapse | collapse of the lung",
     "pulmonary edema": "pulmonary edema | edema | interstitial edema | alveolar edema",
-    "pulmonary artery enlargement": "pulmonary artery enlargement | enlarged pulmonary artery | dilated pulmonary artery"
+    "pulmonary artery enlargement": "pulmonary artery enlargement | enlarged pulmonary artery"
+    " | dilated pulmonary artery"
     " | prominent pulmonary artery | pulmonary artery prominence | prominence of the pulmonary artery",
     "heart failure": "heart failure | congestive failure | chf | cardiac decompensation",
     "vascular congestion": "vascular congestion | pulmonary congestion | venous congestion | congestion | cephalization"
@@ -106,7 +108,7 @@ NOT_FINDINGS = (
 )
 """Wordings that contain a finding's word and are none."""
 
-_DISEASE = "disease abnormality process finding pathology change".split()
+_DISEASE = ["disease", "abnormality", "process", "finding", "pathology", "change"]
 _CHEST = (
     "cardiopulmonary | pulmonary | intrathoracic | thoracic | chest | cardiac | cardiothoracic | lung | cardiovascular"
     " | cardiac or pulmonary | pulmonary or cardiac | pleural | cardio pulmonary | pulmonary parenchymal"
@@ -171,7 +173,8 @@ SUBJECTS = {
     " | cp angle",
     "diaphragm": "diaphragm | hemidiaphragm",
     "pleura": "pleural space | pleura",
-    "markings": "marking | perihilar marking | interstitial marking | interstitium | bronchovascular marking | lung marking | pulmonary marking"
+    "markings": "marking | perihilar marking | interstitial marking | interstitium | bronchovascular marking"
+    " | lung marking | pulmonary marking"
     " | bronchovascular interstitial marking | interstitial lung marking | reticular marking | interstitial",
 }
 """Structures whose state says whether a finding is there."""
@@ -186,7 +189,8 @@ STATES = {
     " | top limit of normal | high normal | borderline enlarged | borderline prominent | borderline in size"
     " | at the upper limit of normal | upper limit | borderline normal | borderline enlargement"
     " | borderline top normal | upper limit for normal | top of normal",
-    "enlarged": "large | enlarged | enlargement | prominent | prominence | widened | widening | enlarge | dilated | fullness",
+    "enlarged": "large | enlarged | enlargement | prominent | prominence | widened | widening | enlarge"
+    " | dilated | fullness",
     "congested": "congested | engorged | indistinct | cephalized | engorgement | accentuated",
     "low": "low | diminished | decreased | reduced",
     "elevated": "elevated | elevation",
@@ -239,7 +243,10 @@ SIDED = frozenset(("elevated diaphragm", "hilar enlargement", "costophrenic angl
 """Findings of structures that come in pairs."""
 
 PLACELESS = frozenset(
-    "cardiomegaly|heart failure|acute disease|low lung volumes|hyperinflation|tortuous aorta|scoliosis|kyphosis"
-    "|mediastinal widening|pneumoperitoneum|pneumomediastinum|osteopenia|obstructive disease|bone abnormality".split("|")
+    wordings(
+        "cardiomegaly | heart failure | acute disease | low lung volumes | hyperinflation | tortuous aorta | scoliosis"
+        " | kyphosis | mediastinal widening | pneumoperitoneum | pneumomediastinum | osteopenia | obstructive disease"
+        " | bone abnormality"
+    )
 )
 """Findings that have no side or lobe, or are their own place."""

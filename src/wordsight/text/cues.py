@@ -11,8 +11,8 @@ CUES = {
     " | rather than | resolution of | interval resolution of | removal of | interval removal of | devoid of | lack of"
     " | w o | cleared of",
     "hypothetical": "evaluate for | evaluation for | evaluation of | evaluate | assess for | rule out | r o | to exclude"
-    " | history of | screening for | in a patient with | in patient with | further evaluation | patient with"
-    " | risk of | risk for",
+    " | history of | screening for | in a patient with | in patient with | further evaluation"
+    " | patient with | risk of | risk for",
     "doubt": "may | might | could | suggest | suggesting | suggestive | suggestion | suspicious for | suspicion of"
     " | suspicion for | concerning for | concern for | cannot exclude | can not exclude | differential | consider"
     " | worrisome for | likely represent | likely representing | likely reflect | likely reflecting | likely due to"
@@ -40,7 +40,8 @@ CUES = {
     "assertion": "mild | minimal | small | moderate | persistent | redemonstrated | there is | old | tiny | bilateral"
     " | few | scattered | multiple | slight | residual | trace | improved",
 }
-"""Kind of cue -> wordings. negation, doubt and hedge look ahead, denied and doubted back; hypothetical: asked, not seen.
+"""Kind of cue -> wordings. negation, doubt and hedge look ahead, denied and doubted back; hypothetical: asked, not
+seen.
 
 A de-identified word before "represent" hides a hedge more often than not, so it is read as one.
 """

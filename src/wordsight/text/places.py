@@ -1,15 +1,24 @@
-"""Where a finding lies, read from the words around it: "patchy left lower lobe opacity", "granuloma in the right apex"."""
+"""Where a finding lies, read from the words around it: "patchy left lower lobe opacity", "granuloma in the right
+apex".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from wordsight.text.chest_terms import wordings
+
 SIDES = {"right": "right", "left": "left", "bilateral": "both", "bilaterally": "both", "both": "both"}
-LEVELS = frozenset("upper lower middle mid medial lateral posterior anterior peripheral central".split())
-KINDS = frozenset("thoracic lumbar cervical costophrenic ascending descending lung pulmonary".split())
+LEVELS = frozenset(
+    wordings("upper | lower | middle | mid | medial | lateral | posterior | anterior | peripheral | central")
+)
+KINDS = frozenset(wordings("thoracic | lumbar | cervical | costophrenic | ascending | descending | lung | pulmonary"))
 NOUNS = frozenset(
-    "lobe lung zone base apex hilum lingula midlung hemithorax rib clavicle spine aorta fissure quadrant mediastinum"
-    " hemidiaphragm shoulder vertebra sternum humerus neck diaphragm angle arch".split()
+    wordings(
+        "lobe | lung | zone | base | apex | hilum | lingula | midlung | hemithorax | rib | clavicle | spine | aorta"
+        " | fissure | quadrant | mediastinum | hemidiaphragm | shoulder | vertebra"
+        " | sternum | humerus | neck | diaphragm | angle | arch"
+    )
 )
 REGIONS = {
     "basilar": "lung base",
@@ -28,9 +37,13 @@ REGIONS = {
 }
 """Adjective -> the place it names."""
 
-PREPOSITIONS = frozenset("in of at within overlying over involving near through throughout along projecting from".split())
+PREPOSITIONS = frozenset(
+    wordings(
+        "in | of | at | within | overlying | over | involving | near | through | throughout | along | projecting | from"
+    )
+)
 ARTICLES = frozenset(("the", "a", "an"))
-BREAKS = frozenset(", ; : ( ) ? and or with no without not but may which".split())
+BREAKS = frozenset(wordings(", | ; | : | ( | ) | ? | and | or | with | no | without | not | but | may | which"))
 BREAKS_BEFORE = BREAKS | {"is", "of", "in"}
 _WORDS = SIDES.keys() | LEVELS | KINDS | NOUNS | REGIONS.keys()
 _PLURALS = {"base": "bases", "apex": "apices", "lung": "lungs", "lobe": "lobes", "hilum": "hila", "rib": "ribs"}

@@ -1,7 +1,8 @@
-"""Reports and prompts as sentences: exactly as the published CARZero code cuts them, and with a splitter that reads reports.
+"""Reports and prompts as sentences: exactly as the published CARZero code cuts them, and with a splitter that reads
+reports.
 
-The published rules cut at every dot and swallow the digits before it: "3.5 cm nodule" becomes "5 cm nodule", and pieces
-of one word vanish. They are needed where published weights or numbers are; `sections` is for everything else.
+The published rules cut at every dot and swallow the digits before it: "3.5 cm nodule" becomes "5 cm nodule", and
+pieces of one word vanish. They are needed where published weights or numbers are; `sections` is for everything else.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ SECTIONS = {
 }
 """Section -> the headings that open it. Sentences come from `findings` and `impression`."""
 
-TITLES = frozenset("dr drs mr mrs ms prof st vs cf fig figs approx ca resp e.g i.e".split())
+TITLES = re.compile(r"drs?|mr|mrs|ms|prof|st|vs|cf|figs?|approx|ca|resp|e\.g|i\.e", re.IGNORECASE)
 """Abbreviations that never end a sentence."""
-CLOSERS = frozenset("a.m p.m etc cm mm ml pt pts no jr sr m.d r.n".split())
+CLOSERS = re.compile(r"a\.m|p\.m|etc|cm|mm|ml|pts?|no|jr|sr|m\.d|r\.n", re.IGNORECASE)
 """Abbreviations that end one only where a capital or nothing follows."""
 
 MARK = "XXXX"
@@ -123,9 +124,9 @@ def _is_stop(text: str, stop: re.Match[str]) -> bool:
     word = _LAST_WORD.search(text, 0, stop.start())
     last = word[0] if word else ""
     following = text[stop.end() :].lstrip()
-    if last.lower() in TITLES:
+    if TITLES.fullmatch(last):
         return False
-    if last.lower() in CLOSERS:
+    if CLOSERS.fullmatch(last):
         return not following or following[0].isupper() or (last == "no" and not following[0].isdigit())
     if len(last) == 1 and last.isupper() and following[:1].isupper():
         return not _BEFORE_INITIAL.search(text, 0, stop.start() - 1)
