@@ -65,8 +65,9 @@ class _Reader:
 
     or_follows: per term, whether an "or" comes before the scope ends, so a list goes on. joined: "comma" or "and"
     where one came last, so a new clause may start. settled: the waiting subjects are "stable", and wait no longer
-    than to a comma. subjects wait for a state behind them; `state` waits for subjects behind it, and `loan` is how
-    many mentions it gave to the last subject, until a verb shows that the subject has a state of its own.
+    than to a comma. topic: the structure named last. subjects wait for a state behind them; `state` waits for
+    subjects behind it, and `loan` is how many mentions it gave to the last subject, until a verb shows that the
+    subject has a state of its own.
     """
 
     or_follows: Sequence[bool]
@@ -77,6 +78,7 @@ class _Reader:
     hypothetical: bool = False
     joined: str = ""
     settled: bool = False
+    topic: Term | None = None
     group: int = 0
     subjects: list[Term] = field(default_factory=list)
     state: tuple[str, Status] | None = None
@@ -102,12 +104,12 @@ class _Reader:
         self.negated = self.doubt = self.hedge = self.either = self.hypothetical = False
         self.joined = ""
         self.group += 1
-        self.subjects, self.state = [], None
+        self.subjects, self.state, self.topic = [], None, None
 
     def on_otherwise(self, index: int, term: Term) -> None:
-        subjects = self.subjects
+        subjects, topic = self.subjects, self.topic
         self.on_end(index, term)
-        self.subjects = subjects
+        self.subjects, self.topic = subjects, topic
 
     def on_comma(self, index: int, term: Term) -> None:
         self.joined = "comma"
@@ -174,9 +176,10 @@ class _Reader:
 
     def on_finding(self, index: int, term: Term) -> None:
         if not self.hypothetical:
+            bare = term.value == ("acute disease",) and term.end - term.start == 2  # "acute abnormality" of what?
+            about = self.topic.value[0] if self.topic is not None else ""
             for name in term.value:
-                about = [GENERAL[s.value[0]] for s in self.subjects if s.value[0] in GENERAL]
-                self._add(about[0] if about and name == "acute disease" else name, self._status(), term)
+                self._add(GENERAL.get(about, name) if bare else name, self._status(), term)
         self.joined, self.either = "", False
         self.subjects, self.state = [], None
 
@@ -214,6 +217,8 @@ class _Reader:
             self.state = None if self.subjects else (name, Status.PRESENT)
             return
         status = self._status()
+        if name == "clear" and not self.subjects and self.topic is not None:
+            self.subjects = [self.topic]  # "lungs are hyperinflated but clear"
         given = [self._apply(name, status, subject) for subject in self.subjects]
         self.state = None if any(given) else (name, status)
         self.subjects = []
@@ -222,6 +227,7 @@ class _Reader:
     def on_subject(self, index: int, term: Term) -> None:
         if self.joined:
             self.negated = self.negated and self.or_follows[index]
+        self.topic = term
         given = 0 if self.state is None else self._apply(*self.state, term)
         self.loan = (term, given) if given and self.joined else None
         if not given and (self.state is None or self.state[0] != "same"):

@@ -10,8 +10,8 @@ CUES = {
     "negation": "no | not | without | free of | clear of | negative for | negative | absence of | nor | never | neither"
     " | rather than | resolution of | interval resolution of | removal of | interval removal of | devoid of | lack of"
     " | w o | cleared of",
-    "hypothetical": "evaluate for | evaluation for | evaluation of | evaluate | assess for | rule out | r o | to exclude"
-    " | history of | screening for | in a patient with | in patient with | further evaluation"
+    "hypothetical": "evaluate for | evaluation for | evaluation of | evaluate | assess for | rule out | r o"
+    " | to exclude | history of | screening for | in a patient with | in patient with | further evaluation"
     " | patient with | risk of | risk for",
     "doubt": "may | might | could | suggest | suggesting | suggestive | suggestion | suspicious for | suspicion of"
     " | suspicion for | concerning for | concern for | cannot exclude | can not exclude | differential | consider"
@@ -29,9 +29,9 @@ CUES = {
     " | cannot be ruled out | is possible | is suspected | is questioned | is likely | not well seen"
     " | not definitely seen | not well visualized | not ruled out | be considered | not completely excluded"
     " | is not excluded | is considered | is favored",
-    "end": "but | however | although | though | except | aside from | apart from | other than | which | that"
+    "end": "however | although | though | except | aside from | apart from | other than | which | that"
     " | since | nevertheless | yet",
-    "otherwise": "otherwise",
+    "otherwise": "otherwise | but",
     "with": "with",
     "or": "or | versus | vs | and or",
     "and": "and",

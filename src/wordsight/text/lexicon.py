@@ -12,7 +12,7 @@ from wordsight.text.chest_terms import wordings
 from wordsight.text.cues import CUES, PSEUDO_NEGATIONS
 
 _TOKEN = re.compile(r"[a-z]+|\d+(?:\.\d+)?(?:st|nd|rd|th)?|[,;:()?]")
-_SEPARATORS = {",": "comma", ";": "end", ":": "end", "(": "end", ")": "end", "?": "hedge"}
+_SEPARATORS = {",": "comma", ";": "end", ":": "end", "(": "end", ")": "end", "?": "doubted"}
 _FORMS = {
     "apices": "apex",
     "hila": "hilum",

@@ -39,7 +39,8 @@ REGIONS = {
 
 PREPOSITIONS = frozenset(
     wordings(
-        "in | of | at | within | overlying | over | involving | near | through | throughout | along | projecting | from"
+        "in | on | of | at | within | overlying | over | involving | near | through | throughout | along | projecting"
+        " | from"
     )
 )
 ARTICLES = frozenset(("the", "a", "an"))
@@ -71,11 +72,21 @@ def _named(words: Sequence[str]) -> str | None:
     return None
 
 
-def _run(tokens: Sequence[str], begin: int) -> list[str]:
-    """Place words from `begin` on."""
+def _end_of_run(tokens: Sequence[str], begin: int) -> int:
     end = begin
     while end < len(tokens) and _is_place(tokens[end]):
         end += 1
+    return end
+
+
+def _run(tokens: Sequence[str], begin: int) -> list[str]:
+    """Place words from `begin` on, behind articles; "base of the left lung" has its side behind it."""
+    while begin < len(tokens) and tokens[begin] in ARTICLES:
+        begin += 1
+    end = _end_of_run(tokens, begin)
+    if end > begin and list(tokens[end : end + 2]) == ["of", "the"]:
+        further = tokens[end + 2 : _end_of_run(tokens, end + 2)]
+        return [*(word for word in further if word in SIDES), *tokens[begin:end]]
     return list(tokens[begin:end])
 
 
@@ -89,6 +100,8 @@ def _before(tokens: Sequence[str], start: int, floor: int) -> list[str]:
     begin = end
     while begin > floor and _is_place(tokens[begin - 1]):
         begin -= 1
+    if begin >= 2 and tokens[begin - 1] == "and" and {tokens[begin - 2], tokens[begin]} == {"right", "left"}:
+        return ["both", *tokens[begin + 1 : end]]
     return list(tokens[begin:end])
 
 
@@ -98,10 +111,7 @@ def _after(tokens: Sequence[str], end: int) -> list[str]:
         return _run(tokens, end)
     for position in range(end, min(end + 5, len(tokens))):
         if tokens[position] in PREPOSITIONS:
-            begin = position + 1
-            while begin < len(tokens) and tokens[begin] in ARTICLES:
-                begin += 1
-            return _run(tokens, begin)
+            return _run(tokens, position + 1)
         if tokens[position] in BREAKS:
             break
     return []

@@ -153,7 +153,7 @@ def _pieces(text: str) -> Iterator[str]:
     stops = [s for s in stops if not any(begin <= s[0] < end for begin, end in items)]
     start = 0
     for begin, end in sorted([*items, *stops, (len(text), len(text))]):
-        yield text[start:begin]
+        yield text[start:begin] + ("?" if "?" in text[begin:end] else "")  # a question doubts what it asks
         start = max(start, end)
 
 
