@@ -50,13 +50,17 @@ class Statement:
 
 @dataclass(slots=True)
 class _Mention:
-    """A statement in the making: which tokens name the finding, and the group that cues behind it speak of."""
+    """A statement in the making.
+
+    start, end: the tokens that name it. group: the mentions that a cue behind them speaks of. implied: by a state.
+    """
 
     finding: str
     status: Status
     start: int
     end: int
     group: int
+    implied: bool
 
 
 @dataclass(slots=True)
@@ -70,6 +74,7 @@ class _Reader:
     subject has a state of its own.
     """
 
+    terms: Sequence[Term]
     or_follows: Sequence[bool]
     negated: bool = False
     doubt: bool = False
@@ -91,7 +96,7 @@ class _Reader:
         return Status.UNCERTAIN if self.doubt or self.hedge or self.either else Status.PRESENT
 
     def _add(self, finding: str, status: Status, term: Term) -> None:
-        self.mentions.append(_Mention(finding, status, term.start, term.end, self.group))
+        self.mentions.append(_Mention(finding, status, term.start, term.end, self.group, term.kind == "subject"))
 
     def _restate(self, status: Status) -> bool:
         """Give the current group another status; False where it has no mention."""
@@ -104,7 +109,7 @@ class _Reader:
         self.negated = self.doubt = self.hedge = self.either = self.hypothetical = False
         self.joined = ""
         self.group += 1
-        self.subjects, self.state, self.topic = [], None, None
+        self.subjects, self.state, self.loan, self.topic = [], None, None, None
 
     def on_otherwise(self, index: int, term: Term) -> None:
         subjects, topic = self.subjects, self.topic
@@ -122,6 +127,7 @@ class _Reader:
 
     def on_and(self, index: int, term: Term) -> None:
         self.joined = "and"
+        self.group += bool(self.mentions) and self.mentions[-1].implied
 
     def on_or(self, index: int, term: Term) -> None:
         self.joined = ""
@@ -181,7 +187,7 @@ class _Reader:
             for name in term.value:
                 self._add(GENERAL.get(about, name) if bare else name, self._status(), term)
         self.joined, self.either = "", False
-        self.subjects, self.state = [], None
+        self.subjects, self.state, self.loan = [], None, None
 
     def on_denial(self, index: int, term: Term) -> None:
         if self.negated:
@@ -190,6 +196,7 @@ class _Reader:
     def on_well(self, index: int, term: Term) -> None:
         if self._status() is Status.PRESENT:
             self._add("acute disease", Status.ABSENT, term)
+            self.loan = None
 
     def on_ignored(self, index: int, term: Term) -> None:
         self.joined = ""
@@ -217,12 +224,13 @@ class _Reader:
             self.state = None if self.subjects else (name, Status.PRESENT)
             return
         status = self._status()
-        if name == "clear" and not self.subjects and self.topic is not None:
+        before_subject = [t.kind for t in self.terms[index + 1 : index + 2]] == ["subject"]
+        if name == "clear" and not self.subjects and self.topic is not None and not before_subject:
             self.subjects = [self.topic]  # "lungs are hyperinflated but clear"
         given = [self._apply(name, status, subject) for subject in self.subjects]
         self.state = None if any(given) else (name, status)
         self.subjects = []
-        self.hedge = self.hedge or name == "top normal"
+        self.hedge = self.hedge or (name == "top normal" and not any(given))
 
     def on_subject(self, index: int, term: Term) -> None:
         if self.joined:
@@ -230,6 +238,8 @@ class _Reader:
         self.topic = term
         given = 0 if self.state is None else self._apply(*self.state, term)
         self.loan = (term, given) if given and self.joined else None
+        if given and self.state is not None and self.state[0] == "top normal":
+            self.hedge = False
         if not given and (self.state is None or self.state[0] != "same"):
             self.subjects.append(term)
         self.joined = ""
@@ -256,8 +266,7 @@ def _or_follows(terms: Sequence[Term]) -> list[bool]:
 
 
 def _place(tokens: Sequence[str], terms: Sequence[Term], mention: _Mention) -> str | None:
-    term = next(t for t in terms if t.start == mention.start)
-    if mention.finding in PLACELESS or (term.kind != "finding" and mention.finding not in SIDED):
+    if mention.finding in PLACELESS or (mention.implied and mention.finding not in SIDED):
         return None
     floor = max((t.end for t in terms if t.kind not in _TRANSPARENT and t.end <= mention.start), default=0)
     place = place_of(tokens, mention.start, mention.end, floor)
@@ -276,7 +285,7 @@ def align_sentence(sentence: str) -> tuple[Statement, ...]:
     """
     tokens = tokens_of(sentence)
     terms = terms_of(tokens)
-    reader = _Reader(_or_follows(terms))
+    reader = _Reader(terms, _or_follows(terms))
     for index, term in enumerate(terms):
         _HANDLERS[term.kind](reader, index, term)
     best: dict[str, _Mention] = {}

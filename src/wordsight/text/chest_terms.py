@@ -79,8 +79,8 @@ FINDINGS = {
     " | free subdiaphragmatic air | subdiaphragmatic free air | intraperitoneal air | free peritoneal air",
     "pneumomediastinum": "pneumomediastinum | mediastinal air",
     "foreign body": "foreign body | bullet | shrapnel | metallic fragment",
-    "device": "device | pacemaker | pacer | defibrillator | aicd | icd | catheter | picc | port | port a cath | portacath"
-    " | mediport | central line | venous line | arterial line | picc line | jugular line | subclavian line"
+    "device": "device | pacemaker | pacer | defibrillator | aicd | icd | catheter | picc | port | port a cath"
+    " | portacath | mediport | central line | venous line | arterial line | picc line | jugular line | subclavian line"
     " | tube | clip | wire | stent | prosthesis | prosthetic | valve replacement | hardware | screw | rod"
     " | stimulator | staple | suture | implant | drain | shunt | lead | electrode | filter | surgical xxxx"
     " | prosthetic valve | artificial valve | fixation",

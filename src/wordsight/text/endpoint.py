@@ -178,9 +178,10 @@ def _client(settings: EndpointSettings) -> Any:
 def _wait_asked(error: Any) -> float:
     """Seconds that a refusal's Retry-After asks for; 0 where it says nothing readable."""
     try:
-        return float(error.response.headers.get("retry-after", 0))
+        seconds = float(error.response.headers.get("retry-after", 0))
     except (AttributeError, TypeError, ValueError):
         return 0.0
+    return seconds if 0 <= seconds < float("inf") else 0.0
 
 
 @dataclass(slots=True)

@@ -34,8 +34,9 @@ TITLES = re.compile(r"drs?|mr|mrs|ms|prof|st|vs|cf|figs?|approx|ca|resp|e\.g|i\.
 CLOSERS = re.compile(r"a\.m|p\.m|etc|cm|mm|ml|pts?|no|jr|sr|m\.d|r\.n", re.IGNORECASE)
 """Abbreviations that end one only where a capital or nothing follows."""
 
+WINDOW = 24  # characters looked at on either side of a dot; longer than any abbreviation
 MARK = "XXXX"
-_MARKS = re.compile(r"\[\*\*.*?\*\*\]|\b[Xx]{3,}(?:[/-][Xx]{2,})*\b|_{2,}", re.DOTALL)
+_MARKS = re.compile(r"\[\*\*.{0,200}?\*\*\]|\b[Xx]{3,}(?:[/-][Xx]{2,})*\b|_{2,}", re.DOTALL)
 _MARK_AND_STUB = re.compile(rf"(?:\b[xX]-?\s?)?-?\b{MARK}\b(?:['’]s\b)?-?")
 _NAMES = {name: section for section, names in SECTIONS.items() for name in names}
 _ALTERNATIVES = "|".join(sorted(_NAMES, key=len, reverse=True))
@@ -48,10 +49,10 @@ _HEADING = re.compile(
 )
 _BLOCK = re.compile(r"\n\s*\n|\n\s*(?=[-*•]\s|\(?\d{1,2}[.)]\s)")
 _ITEM = re.compile(r"(?<![^\s.:;,?!])\(?(\d{1,2})[.)][.,]*\s*(?=[^\W\d_])")
-_STOP = re.compile(r"[.!?]+(?=\s|$|[\"')\]]|[A-Z])|(?<=[a-z]{3})\.(?=[a-z]{2})|;(?=\s+[A-Z])")
+_STOP = re.compile(r"(?<![.!?])[.!?]+(?=\s|$|[\"')\]]|[A-Z])|(?<=[a-z]{3})\.(?=[a-z]{2})|;(?=\s+[A-Z])")
 _LAST_WORD = re.compile(r"[\w.]*$")
 _BEFORE_INITIAL = re.compile(r"(?:\b(?:Drs?|Mr|Mrs|Ms|Prof|by|with|per)\.?|\b[A-Z]\.)\s*$")
-_ENUMERATION = re.compile(r"[0-9]+\.")
+_ENUMERATION = re.compile(r"(?<![0-9])[0-9]+\.")
 _RUNS = re.compile(r"\w+")
 _WORDS = re.compile(r"\d+(?:[.,:]\d+)+|\w+(?:['’]\w+)*")
 
@@ -121,26 +122,27 @@ def _is_stop(text: str, stop: re.Match[str]) -> bool:
     """Whether punctuation ends a sentence: not after titles and initials, nor within "at 3 p.m. today"."""
     if stop[0] != ".":
         return True
-    word = _LAST_WORD.search(text, 0, stop.start())
+    begin, end = stop.span()
+    word = _LAST_WORD.search(text, max(begin - WINDOW, 0), begin)
     last = word[0] if word else ""
-    following = text[stop.end() :].lstrip()
+    following = text[end : end + WINDOW].lstrip()
     if TITLES.fullmatch(last):
         return False
     if CLOSERS.fullmatch(last):
         return not following or following[0].isupper() or (last == "no" and not following[0].isdigit())
     if len(last) == 1 and last.isupper() and following[:1].isupper():
-        return not _BEFORE_INITIAL.search(text, 0, stop.start() - 1)
+        return not _BEFORE_INITIAL.search(text, max(begin - 1 - WINDOW, 0), begin - 1)
     return True
 
 
 def _items(text: str) -> list[re.Match[str]]:
-    """Enumeration marks: a 1 where a sentence may start, then 2, 3, ... wherever they follow."""
+    """Enumeration marks: any number at the beginning, a 1 where a sentence may start, then 2, 3, ... in order."""
     found, expected = [], 1
     for match in _ITEM.finditer(text):
-        before = text[: match.start()].rstrip()
+        before = text[max(match.start() - WINDOW, 0) : match.start()].rstrip()
         number = int(match[1])
         starts = not before or before[-1] in ".:;?!"
-        if (number == expected and (starts or expected > 1)) or (number == 1 and starts):
+        if not before or (number == expected and (starts or expected > 1)) or (number == 1 and starts):
             found.append(match)
             expected = number + 1
     return found
@@ -150,18 +152,19 @@ def _pieces(text: str) -> Iterator[str]:
     """Text between sentence ends and enumeration marks of one block."""
     items = [m.span() for m in _items(text)]
     stops = [m.span() for m in _STOP.finditer(text) if _is_stop(text, m)]
-    stops = [s for s in stops if not any(begin <= s[0] < end for begin, end in items)]
     start = 0
     for begin, end in sorted([*items, *stops, (len(text), len(text))]):
+        if begin < start:  # the dot of an enumeration mark
+            continue
         yield text[start:begin] + ("?" if "?" in text[begin:end] else "")  # a question doubts what it asks
-        start = max(start, end)
+        start = end
 
 
 def _tidy(sentence: str, marks: Marks) -> str:
     """One space between words, no marks (unless kept), nothing hanging at the ends."""
     if marks == "drop":
         sentence = _MARK_AND_STUB.sub(" ", sentence)
-        sentence = re.sub(r"\(\W*\)", " ", sentence)
+        sentence = re.sub(r"\(\W{0,20}\)", " ", sentence)
         sentence = re.sub(r"(?:\s*,)+(?=\s*(?:,|$))|^\s*,", "", sentence)
     sentence = re.sub(r"\s+([,;:.)])", r"\1", " ".join(sentence.split()))
     return sentence.strip(" ,;:-*•.")
