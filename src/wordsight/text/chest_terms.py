@@ -12,7 +12,7 @@ FINDINGS = {
     "pleural effusion": "pleural effusion | effusion | pleural fluid | loculated fluid | hydrothorax"
     " | fluid in the fissure",
     "pericardial effusion": "pericardial effusion",
-    "pneumothorax": "pneumothorax | hydropneumothorax",
+    "pneumothorax": "pneumothorax | pleural air | hydropneumothorax",
     "cardiomegaly": "cardiomegaly | cardiac enlargement | heart enlargement | enlargement of the cardiac silhouette"
     " | enlarged cardiac silhouette | enlarged heart | heart large | atrial enlargement | ventricular enlargement"
     " | ventricular hypertrophy | ventricular prominence",
@@ -24,7 +24,8 @@ FINDINGS = {
     " | prominent pulmonary artery | pulmonary artery prominence | prominence of the pulmonary artery",
     "heart failure": "heart failure | congestive failure | chf | cardiac decompensation",
     "vascular congestion": "vascular congestion | pulmonary congestion | venous congestion | congestion | cephalization"
-    " | vascular prominence | vascular engorgement | venous hypertension | vascular redistribution",
+    " | vascular prominence | vascular engorgement | venous engorgement | venous hypertension"
+    " | vascular redistribution",
     "opacity": "opacity | opacification | airspace disease | air space disease | airspace process | density | haziness"
     " | air space process | ground glass",
     "infiltrate": "infiltrate | infiltration | infiltrative process",
@@ -57,7 +58,8 @@ FINDINGS = {
     " | overinflated | hyperlucent | hyperlucency | hyperdistention | air trapping | overexpanded",
     "low lung volumes": "low lung volume | low volume | hypoinflation | hypoinflated | hypoventilation"
     " | hypoventilated | low inspiratory volume | diminished lung volume | shallow inspiration | poor inspiration"
-    " | hypoventilatory | hypoaeration | hypoexpanded | hypoexpansion | low inspiration",
+    " | hypoventilatory | hypoaeration | hypoexpanded | hypoexpansion | low inspiration"
+    " | underinflated | underinflation | under inflated | underexpanded | under expanded",
     "elevated diaphragm": "eventration",
     "costophrenic angle blunting": "costophrenic angle blunting | costophrenic blunting",
     "hernia": "hernia | hiatal hernia | hiatus hernia",
@@ -68,8 +70,9 @@ FINDINGS = {
     " | osteophytic | osteophytosis | arthritis | arthritic | arthrosis | osteoarthritis | spurring | spur"
     " | hyperostosis | dish | endplate change | disc disease | joint disease | disc space narrowing | arthropathy"
     " | spondylitic | osteoarthritic | spondylotic | syndesmophyte",
-    "scoliosis": "scoliosis | scoliotic | dextroscoliosis | levoscoliosis | spinal curvature",
-    "kyphosis": "kyphosis | kyphotic | kyphoscoliosis",
+    "scoliosis": "scoliosis | scoliotic | dextroscoliosis | levoscoliosis | curvature"
+    " | dextrocurvature | levocurvature",
+    "kyphosis": "kyphosis | kyphotic | kyphotic curvature | kyphoscoliosis",
     "osteopenia": "osteopenia | osteopenic | osteoporosis | osteoporotic | demineralization | demineralized",
     "tortuous aorta": "tortuous | tortuosity | ectatic | ectasia | ectatic aorta | unfolded | unfolding | uncoiled"
     " | uncoiling | aortic elongation",
@@ -102,7 +105,8 @@ SEVERAL = {
 """Wordings that state more than one finding."""
 
 NOT_FINDINGS = (
-    "mass effect | bone density | bone mineral density | joint effusion | soft tissue edema | breast implant"
+    "mass effect | cystic fibrosis | bone density | bone mineral density | joint effusion | soft tissue edema"
+    " | breast implant"
     " | clinical infection | tube current | free fluid | nipple marker | nipple shadow | low density | port site"
     " | mediastinal fat | epicardial fat | pericardial fat | leading | body mass | lead to | can lead"
 )

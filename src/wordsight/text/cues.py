@@ -13,7 +13,8 @@ CUES = {
     "hypothetical": "evaluate for | evaluation for | evaluation of | evaluate | assess for | rule out | r o"
     " | to exclude | history of | screening for | in a patient with | in patient with | further evaluation"
     " | patient with | risk of | risk for",
-    "doubt": "may | might | could | suggest | suggesting | suggestive | suggestion | suspicious for | suspicion of"
+    "doubt": "may | maybe | might | could | suggest | suggesting | suggestive | suggestion | suspicious for"
+    " | suspicion of"
     " | suspicion for | concerning for | concern for | cannot exclude | can not exclude | differential | consider"
     " | worrisome for | likely represent | likely representing | likely reflect | likely reflecting | likely due to"
     " | likely secondary to | probably represent | possibly represent | not exclude | difficult to exclude | suspect"
@@ -28,7 +29,8 @@ CUES = {
     "doubted": "not excluded | cannot be excluded | can not be excluded | not entirely excluded | not be excluded"
     " | cannot be ruled out | is possible | is suspected | is questioned | is likely | not well seen"
     " | not definitely seen | not well visualized | not ruled out | be considered | not completely excluded"
-    " | is not excluded | is considered | is favored",
+    " | is not excluded | is considered | is favored"
+    " | would be a consideration",
     "end": "however | although | though | except | aside from | apart from | other than | which | that"
     " | since | nevertheless | yet",
     "otherwise": "otherwise | but",
