@@ -10,7 +10,7 @@ from wordsight.cli.parser import CommandParser, add_switch, path_or_none
 from wordsight.errors import DataError
 
 if TYPE_CHECKING:
-    from wordsight.data.sources.prepared import Prepared
+    from wordsight.data.reports.prepared import Prepared
 
 DESCRIPTION = (
     "Turn a published set of chest x-rays with reports, or any table of images with reports, into one table with the "
@@ -55,25 +55,25 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _prepare(args: Any) -> Prepared:
-    from wordsight.data.sources.prepared import Wanted
+    from wordsight.data.reports.prepared import Wanted
 
     folder, out = Path(args.folder).expanduser(), Path(args.out).expanduser()
     wanted = Wanted(args.views, args.unknown_views, args.split, args.absolute)
     reports, labels, table = (path_or_none(v) for v in (args.reports, args.labels, args.table))
     _check_flags(args)
     if args.source == "mimic":
-        from wordsight.data.sources.mimic import prepare_mimic
+        from wordsight.data.reports.mimic import prepare_mimic
 
         return prepare_mimic(folder, out, wanted=wanted, reports=reports, labels=labels)
     if args.source == "openi":
-        from wordsight.data.sources.openi import prepare_openi
+        from wordsight.data.reports.openi import prepare_openi
 
         return prepare_openi(folder, out, wanted=wanted, reports=reports)
     if args.source == "padchest":
-        from wordsight.data.sources.padchest import prepare_padchest
+        from wordsight.data.reports.padchest import prepare_padchest
 
         return prepare_padchest(folder, out, wanted=wanted, table=table, text=args.text)
-    from wordsight.data.sources.table import prepare_table
+    from wordsight.data.reports.table import prepare_table
 
     if table is None:
         raise DataError("data prepare table: expected --table FILE, got none. Name the CSV or Parquet file.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from wordsight.data.listing import few
-from wordsight.data.sources.prepared import (
+from wordsight.data.reports.prepared import (
     MAX_REPORT_BYTES,
     Label,
     Prepared,

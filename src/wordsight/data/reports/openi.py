@@ -14,7 +14,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from wordsight.data.listing import few, walk_files
-from wordsight.data.sources.prepared import (
+from wordsight.data.reports.prepared import (
     MAX_REPORT_BYTES,
     Prepared,
     Row,

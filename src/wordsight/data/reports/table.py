@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from wordsight.data.listing import few
-from wordsight.data.sources.prepared import (
+from wordsight.data.reports.prepared import (
     COLUMNS,
     Prepared,
     Row,

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from wordsight.cli.main import main
 from wordsight.data import read_manifest
-from wordsight.data.sources import prepared
-from wordsight.data.sources.mimic import prepare_mimic
-from wordsight.data.sources.openi import OpeniReport, image_key, prepare_openi, read_openi_report, read_openi_reports
-from wordsight.data.sources.padchest import label_list, prepare_padchest
-from wordsight.data.sources.prepared import Wanted
-from wordsight.data.sources.table import prepare_table
+from wordsight.data.reports import prepared
+from wordsight.data.reports.mimic import prepare_mimic
+from wordsight.data.reports.openi import OpeniReport, image_key, prepare_openi, read_openi_report, read_openi_reports
+from wordsight.data.reports.padchest import label_list, prepare_padchest
+from wordsight.data.reports.prepared import Wanted
+from wordsight.data.reports.table import prepare_table
 from wordsight.errors import DataError
 
 METADATA = (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from wordsight.data.listing import few
-from wordsight.data.sources.prepared import (
+from wordsight.data.reports.prepared import (
     Prepared,
     Row,
     Tally,
