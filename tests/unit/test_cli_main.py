@@ -60,7 +60,10 @@ def test_no_arguments_show_the_commands_and_fail(capsys: pytest.CaptureFixture[s
         (["trian", "mla"], "error: expected a command .*got 'trian'. Did you mean train?"),
         (["zzz"], "error: expected a command .*got 'zzz'. See `wordsight --help`."),
         (["train"], "error: wordsight train: expected one of train mla; got none."),
-        (["data", "fetch"], "error: wordsight data: expected one of data phantoms, data inspect; got 'fetch'."),
+        (
+            ["data", "fetch"],
+            "error: wordsight data: expected one of data phantoms, data inspect, data prepare; got 'fetch'.",
+        ),
         (["report", "a", "--colour"], "error: .*--colour.* See `wordsight report --help`."),
         (["train", "mla"], "error: .*target.* See `wordsight train mla --help`."),
         (["train", "mla", "--target", "x", "--shots", "two"], "error: .*shots.*two"),

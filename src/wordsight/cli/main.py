@@ -21,6 +21,7 @@ COMMANDS: Mapping[tuple[str, ...], tuple[str, str]] = {
     ("convert",): ("convert", "published checkpoints <-> safetensors, or into a run folder"),
     ("data", "phantoms"): ("data_phantoms", "draw synthetic sets in the benchmark's layout"),
     ("data", "inspect"): ("data_inspect", "look into a data set before learning from it"),
+    ("data", "prepare"): ("data_prepare", "a published set of images with reports -> one table"),
 }
 """Words of a command -> (module in wordsight.cli, what it does)."""
 OK, FAILED, INTERRUPTED = 0, 2, 130

@@ -16,6 +16,7 @@ from wordsight.types import Record
 Table = dict[str, list[str]]
 FILE_COLUMNS = ("path", "mask", "region")
 COLUMNS = ("path", "label", "mask", "region", "patient", "split", "dataset", "report", "frame")
+NO_FINDINGS = frozenset({*COLUMNS, "study", "view"})
 MANIFEST_SUFFIXES = frozenset({".csv", ".parquet"})
 LABEL_WORDS: Mapping[str, int | None] = {
     "": None, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "normal": 0, "abnormal": 1, "good": 0, "ungood": 1,
@@ -32,8 +33,8 @@ def read_manifest(
 
     Paths are relative to the table's folder; with allow_outside they may also be absolute or leave it. Labels are
     0/1, normal/abnormal or good/ungood in any case; an empty cell means unknown. Every further column that holds only
-    whole numbers (and empty cells) is a finding, in Record.labels. split keeps the rows of that split, or names the
-    split where the table names none; dataset names rows without one. The order of rows is kept.
+    whole numbers (and empty cells) is a finding, in Record.labels; study and view never are. split keeps the rows of
+    that split, or names the split where the table names none; dataset names rows without one. The order is kept.
     Raises DataError that lists the rows with unknown labels, bad frames, paths outside, or missing files.
     """
     path = Path(path)
@@ -131,7 +132,7 @@ def _csv_columns(path: Path) -> list[tuple[str, list[str]]]:
         raise DataError(f"{path}: a CSV table of more than {MAX_CSV_BYTES >> 30} GiB is refused. Use Parquet.")
     # The header is read as a row, since pandas would rename repeated columns.
     table = pd.read_csv(path, dtype=str, keep_default_na=False, header=None, encoding="utf-8-sig")
-    columns = [[_text(cell) for cell in table[name]] for name in table.columns]
+    columns = [[cell_text(cell) for cell in table[name]] for name in table.columns]
     return [(cells[0], cells[1:]) for cells in columns]
 
 
@@ -145,10 +146,10 @@ def _parquet_columns(path: Path) -> list[tuple[str, list[str]]]:
             )
         table = opened.read()
     names = zip(table.column_names, table.columns, strict=True)
-    return [(str(name).strip(), [_text(cell) for cell in column.to_pylist()]) for name, column in names]
+    return [(str(name).strip(), [cell_text(cell) for cell in column.to_pylist()]) for name, column in names]
 
 
-def _text(value: object) -> str:
+def cell_text(value: object) -> str:
     """A cell as text: whole floats without their point (a column of integers with gaps is stored as floats)."""
     if value is None or value != value:
         return ""
@@ -243,10 +244,10 @@ def _is_file(file: Path) -> bool:
 
 
 def _findings(table: Table) -> dict[str, list[int | None]]:
-    """Columns beyond COLUMNS whose cells are whole numbers or empty, at least one of them a number."""
+    """Columns beyond NO_FINDINGS whose cells are whole numbers or empty, at least one of them a number."""
     found: dict[str, list[int | None]] = {}
     for column, cells in table.items():
         texts = [cell.removesuffix(".0") for cell in cells]
-        if column and column not in COLUMNS and any(texts) and all(_WHOLE.fullmatch(text) for text in texts):
+        if column and column not in NO_FINDINGS and any(texts) and all(_WHOLE.fullmatch(text) for text in texts):
             found[column] = [int(text) if text else None for text in texts]
     return found

@@ -1,0 +1,228 @@
+"""Open-I (Indiana University chest x-rays): XML reports and images -> a table of images with reports.
+
+Demner-Fushman et al., JAMIA 23 (2016) 304; https://openi.nlm.nih.gov.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.parsers import expat
+
+from wordsight.data.listing import few, walk_files
+from wordsight.data.reports.prepared import (
+    MAX_REPORT_BYTES,
+    Prepared,
+    Row,
+    Tally,
+    Wanted,
+    split_name,
+    table_chunks,
+    write_prepared,
+)
+from wordsight.errors import DataError
+
+PROJECTIONS = "indiana_projections.csv"
+_IMAGE = re.compile(r"(?:CXR)?0*([0-9]+)(?:_[0-9]+)?_(IM-[0-9-]+)(?:\.dcm)?", re.IGNORECASE)
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
+_PLAIN_TAGS = frozenset({"AbstractText", "major", "automatic"})
+
+
+@dataclass(frozen=True, slots=True)
+class OpeniReport:
+    """One report: its id ("CXR3029"), sections (label, text) as given, MeSH terms, and the ids of its images."""
+
+    uid: str
+    sections: tuple[tuple[str, str], ...]
+    major: tuple[str, ...]
+    automatic: tuple[str, ...]
+    images: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The sections that say something as "LABEL: text" lines; "" unless there are findings or an impression."""
+        said = [(label, text) for label, text in self.sections if text]
+        if not any(label in ("FINDINGS", "IMPRESSION") for label, _ in said):
+            return ""
+        return "\n".join(f"{label}: {text}" if label else text for label, text in said)
+
+
+@dataclass
+class _Reader:
+    """Collects what an OpeniReport needs while expat walks through the file."""
+
+    where: str
+    uid: str = ""
+    sections: list[tuple[str, str]] = field(default_factory=list)
+    terms: dict[str, list[str]] = field(default_factory=lambda: {"major": [], "automatic": []})
+    images: list[str] = field(default_factory=list)
+    _label: str = ""
+    _text: list[str] | None = None
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        if tag == "uId":
+            self.uid = attributes.get("id", "").strip()
+        elif tag == "parentImage":
+            self.images.append(attributes.get("id", "").strip())
+        elif tag in _PLAIN_TAGS:
+            self._label, self._text = attributes.get("Label", "").strip().upper(), []
+
+    def characters(self, text: str) -> None:
+        if self._text is not None:
+            self._text.append(text)
+
+    def end(self, tag: str) -> None:
+        if tag not in _PLAIN_TAGS or self._text is None:
+            return
+        text, self._text = " ".join("".join(self._text).split()), None
+        if tag == "AbstractText":
+            self.sections.append((self._label, text))
+        elif text:
+            self.terms[tag].append(text)
+
+    def refuse(self, *_: object) -> None:
+        raise DataError(f"{self.where}: a document type or entity is declared; such XML is refused. Check its origin.")
+
+
+def read_openi_report(content: bytes, where: str) -> OpeniReport:
+    """Parse one report. where: its name for messages.
+
+    Raises DataError for more than 1 MiB, document type or entity declarations, XML errors, or a file without uId.
+    """
+    if len(content) > MAX_REPORT_BYTES:
+        raise DataError(f"{where}: expected a report of at most {MAX_REPORT_BYTES >> 20} MiB. Check the file.")
+    reader, parser = _Reader(where), expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = reader.refuse
+    parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
+    parser.CharacterDataHandler = reader.characters
+    try:
+        parser.Parse(content, True)
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        raise DataError(f"{where}: expected an Open-I report in XML, got {error}. Check the file.") from error
+    if not reader.uid:
+        raise DataError(f"{where}: expected an Open-I report with an element uId, found none. Check the file.")
+    major, automatic = tuple(reader.terms["major"]), tuple(reader.terms["automatic"])
+    return OpeniReport(reader.uid, tuple(reader.sections), major, automatic, tuple(filter(None, reader.images)))
+
+
+def read_openi_reports(place: Path) -> Iterator[OpeniReport]:
+    """All reports (*.xml) below a folder or in a .tar, .tgz or .tar.gz file, in the order of their names.
+
+    Archives are read in memory, nothing is unpacked. Raises DataError if there is none or one cannot be read.
+    """
+    found = False
+    for name, content in _tar_files(place) if place.is_file() else _folder_files(place):
+        found = True
+        yield read_openi_report(content, name)
+    if not found:
+        raise DataError(
+            f"{place}: expected XML reports (*.xml), found none. Give the folder ecgen-radiology or its tgz."
+        )
+
+
+def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder or archive. Give where the reports of Open-I lie.")
+    for path in walk_files(folder):
+        if path.suffix.lower() == ".xml":
+            with open(path, "rb") as file:
+                yield str(path), file.read(MAX_REPORT_BYTES + 1)
+
+
+def _tar_files(archive: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(archive) as opened:
+            members = [m for m in opened if m.isfile() and m.name.lower().endswith(".xml")]
+            for member in members:
+                stream = opened.extractfile(member)
+                if stream is not None:
+                    yield f"{archive}:{member.name}", stream.read(MAX_REPORT_BYTES + 1)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{archive}: expected a tar archive of XML reports, got {error}. Check the file.") from error
+
+
+def image_key(name: str) -> tuple[str, str] | None:
+    """(number of the report, image) that all spellings of an image share; None for a name that is none of Open-I's.
+
+    "CXR1_1_IM-0001-3001.png", "CXR1_IM-0001-3001" and "1_IM-0001-3001.dcm.png" give ("1", "IM-0001-3001").
+    """
+    stem = name if not name.lower().endswith(_SUFFIXES) else name.rsplit(".", 1)[0]
+    match = _IMAGE.fullmatch(stem)
+    return (match[1], match[2].upper()) if match else None
+
+
+def prepare_openi(folder: Path, out: Path, *, wanted: Wanted | None = None, reports: Path | None = None) -> Prepared:
+    """Write the table of Open-I: path, report (sections kept as "LABEL: text" lines), split, patient, study, view.
+
+    folder: holds the images at any depth and, where known, `indiana_projections.csv` (uid, filename, projection), which
+    tells frontal from lateral; without it all views are unknown. reports: folder or tgz of XML files; None looks in
+    `folder`. Images without a file and reports without findings and impression are dropped and counted.
+    Raises DataError for malformed reports or if nothing is left.
+    """
+    folder, wanted, tally = Path(folder), wanted or Wanted(), Tally()
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Give the folder that holds the images of Open-I.")
+    rows = _rows(
+        _reports_in(folder) if reports is None else Path(reports), _images(folder), _views(folder), wanted, tally
+    )
+    return write_prepared(rows, Path(out), tally, absolute=wanted.absolute)
+
+
+def _reports_in(folder: Path) -> Path:
+    archives = sorted(
+        p for p in folder.iterdir() if "reports" in p.name and p.name.endswith((".tgz", ".tar.gz", ".tar"))
+    )
+    return archives[0] if archives else folder
+
+
+def _images(folder: Path) -> dict[tuple[str, str], str]:
+    """Key -> absolute path of every image below a folder."""
+    found: dict[tuple[str, str], str] = {}
+    for path in walk_files(folder):
+        key = image_key(path.name) if path.suffix.lower() in _SUFFIXES else None
+        if key is not None:
+            found.setdefault(key, os.path.abspath(path))
+    return found
+
+
+def _views(folder: Path) -> dict[tuple[str, str], str]:
+    """Key -> "Frontal" or "Lateral" from the table of projections, {} without one."""
+    table = folder / PROJECTIONS
+    views: dict[tuple[str, str], str] = {}
+    for chunk in table_chunks(table, ("filename", "projection")) if table.is_file() else ():
+        for name, projection in zip(chunk["filename"], chunk["projection"], strict=True):
+            key = image_key(name)
+            if key is None:
+                raise DataError(f"{table}: expected names such as 1_IM-0001-4001.dcm.png, got {few([name])}.")
+            views[key] = projection
+    return views
+
+
+def _rows(
+    reports: Path,
+    images: Mapping[tuple[str, str], str],
+    views: Mapping[tuple[str, str], str],
+    wanted: Wanted,
+    tally: Tally,
+) -> Iterator[Row]:
+    for report in read_openi_reports(reports):
+        text = report.text
+        if not report.images:
+            tally.notes["reports without an image"] += 1
+        for name in report.images:
+            key = image_key(name)
+            view = views.get(key, "") if key is not None else ""
+            if not tally.keeps(view, wanted):
+                continue
+            if not text:
+                tally.drop_unreported(report.uid)
+                continue
+            path = images.get(key) if key is not None else None
+            if path is None:
+                tally.dropped["image file missing"] += 1
+                continue
+            yield Row(path, text, split_name("", wanted), report.uid, report.uid, view)
