@@ -214,7 +214,7 @@ def _lesion(
     size = image.shape[0]
     angle, away = float(rng.uniform(0, 2 * np.pi)), float(np.sqrt(rng.uniform(0.05, 0.75)))
     centre = on.pixel_of(0.56 * away * float(np.cos(angle)), 0.66 * away * float(np.sin(angle)))
-    radius = float(rng.uniform(0.05, 0.085)) * size
+    radius = float(rng.uniform(0.055, 0.09)) * size
     clear = float(rng.uniform(0.45, 0.6) if rng.random() < 0.12 else rng.uniform(0.85, 1.1))
     strength = clear * float(rng.choice(contrast.masses))
     aspect, ring = float(np.exp(rng.normal(0, 0.2))), rng.random() < 0.5
@@ -233,7 +233,7 @@ def _lesion(
     window, coverage = blob(rng, size, centre, radius, 0.22, aspect=aspect, edge=2)
     coverage *= inside[window]
     texture = mottle(rng, coverage.shape, float(rng.uniform(2.6, 3.6)) * size / SIZE, net=0.25)
-    paint(image[window], coverage, np.clip(np.float32(middle) + np.float32(0.20 * clear) * texture, 0.03, 1))
+    paint(image[window], coverage, np.clip(np.float32(middle) + np.float32(0.21 * clear) * texture, 0.03, 1))
     mask[window] |= coverage >= 0.5
     return {
         "kind": "ring" if ring else "mass",

@@ -174,15 +174,15 @@ def _wobble(rng: np.random.Generator, along: Float32, beside: Float32, irregular
 def _region(
     rng: np.random.Generator, size: int, unit: float
 ) -> tuple[NDArray[np.bool_], list[tuple[float, float, float]]]:
-    """Two to five neighbouring nests with ragged outlines: coarse map, and (row, column, radius) of each nest."""
+    """Three to six neighbouring nests with ragged outlines: coarse map, and (row, column, radius) of each nest."""
     cells = size // _COARSE
     place = np.arange(cells, dtype=np.float32) * _COARSE + _COARSE / 2
     middle = rng.uniform(0.22, 0.78, 2) * size
     field = np.full((cells, cells), -1, dtype=np.float32)
     nests = []
-    for _ in range(int(rng.integers(2, 6))):
-        centre = np.clip(middle + rng.normal(0, 38 * unit, 2), 12 * unit, size - 12 * unit)
-        radius = float(rng.uniform(24, 44) * unit)
+    for _ in range(int(rng.integers(3, 7))):
+        centre = np.clip(middle + rng.normal(0, 42 * unit, 2), 18 * unit, size - 18 * unit)
+        radius = float(rng.uniform(28, 46) * unit)
         nests.append((float(centre[0]), float(centre[1]), radius))
         distance = np.hypot(place[:, None] - np.float32(centre[0]), place[None, :] - np.float32(centre[1]))
         np.maximum(field, 1 - distance / np.float32(radius), out=field)
@@ -215,6 +215,15 @@ def _holes(rng: np.random.Generator, size: int, unit: float, kind: str) -> NDArr
         return np.concatenate((points, radii), axis=1)
     count = int(rng.integers(1, 4)) if kind == "vessels" else 0
     return np.concatenate((rng.uniform(0, size, (count, 2)), rng.uniform(5, 20, (count, 2)) * unit), axis=1)
+
+
+def _beside(holes: NDArray[np.float64], region: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The holes that leave the region of interest whole."""
+    place = np.arange(region.shape[0]) * _COARSE + _COARSE / 2
+    rows, columns = (place[axis] for axis in np.nonzero(region))
+    away = np.hypot((rows - holes[:, :1]) / holes[:, 2:3], (columns - holes[:, 1:2]) / holes[:, 3:])
+    kept: NDArray[np.float64] = holes[(away > 1.2).all(axis=1)]
+    return kept
 
 
 def _cut_holes(rng: np.random.Generator, tissue: Tissue) -> None:
@@ -263,7 +272,7 @@ def _fill_region(rng: np.random.Generator, tissue: Tissue, cell: Cell, cytoplasm
 def _tumour_cell(rng: np.random.Generator) -> tuple[Cell, float]:
     """How the tumour nuclei of one image look, and how far they depart from benign ones (one in seven: little)."""
     contrast = float(rng.uniform(0.35, 0.5) if rng.random() < 0.15 else rng.uniform(0.75, 1.0))
-    radius = 5.8 + contrast * rng.uniform(2.0, 3.2)
+    radius = 6.4 + contrast * rng.uniform(2.6, 3.8)
     cell = replace(
         TUMOUR,
         radius=radius,
@@ -318,7 +327,7 @@ def _tissue(
     wide = enlarge(stroma, (size, size), bicubic=False)
     eosin = np.float32(0.2) + np.float32(0.3) * wide + np.float32(rng.uniform(0.04, 0.1)) * fibres * (wide + 0.2)
     canvas = np.full((size + 2 * _PAD, size + 2 * _PAD), rng.uniform(0.06, 0.14), dtype=np.float32)
-    holes = _holes(rng, size, unit, gaps)
+    holes = _beside(_holes(rng, size, unit, gaps), region)
     edge = float(rng.uniform(1.2, 3.0))
     tissue = Tissue(canvas, np.maximum(eosin, 0.02).astype(np.float32), region, stroma, holes, unit, edge)
     words = {

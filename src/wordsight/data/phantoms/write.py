@@ -14,7 +14,7 @@ from wordsight.errors import DataError, SettingsError
 from wordsight.files import write_text
 from wordsight.progress import progress
 
-VERSION = 2
+VERSION = 3
 SPLITS = ("train", "valid", "test")
 CLASSES = ("good", "Ungood")
 SHOTS = (2, 4, 8, 16)
