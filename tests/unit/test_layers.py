@@ -19,7 +19,7 @@ ALLOWED = {
     "imaging": BASE,
     "text": BASE,
     "metrics": BASE,
-    "data": BASE | {"imaging", "metrics"},
+    "data": BASE | {"imaging", "text", "metrics"},
     "models": BASE | {"imaging", "text"},
     "train": BASE | {"imaging", "text", "metrics", "data", "models"},
     "collect": BASE | {"imaging"},

@@ -9,13 +9,10 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from xml.parsers import expat
 
 from wordsight.data.listing import few, walk_files
 from wordsight.data.reports.prepared import (
-    MAX_REPORT_BYTES,
     Prepared,
     Row,
     Tally,
@@ -25,91 +22,27 @@ from wordsight.data.reports.prepared import (
     write_prepared,
 )
 from wordsight.errors import DataError
+from wordsight.text.openi_reports import MAX_BYTES, OpenIReport, read_openi_report
 
 PROJECTIONS = "indiana_projections.csv"
 _IMAGE = re.compile(r"(?:CXR)?0*([0-9]+)(?:_[0-9]+)?_(IM-[0-9-]+)(?:\.dcm)?", re.IGNORECASE)
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
-_PLAIN_TAGS = frozenset({"AbstractText", "major", "automatic"})
 
 
-@dataclass(frozen=True, slots=True)
-class OpeniReport:
-    """One report: its id ("CXR3029"), sections (label, text) as given, MeSH terms, and the ids of its images."""
-
-    uid: str
-    sections: tuple[tuple[str, str], ...]
-    major: tuple[str, ...]
-    automatic: tuple[str, ...]
-    images: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """The sections that say something as "LABEL: text" lines; "" unless there are findings or an impression."""
-        said = [(label, text) for label, text in self.sections if text]
-        if not any(label in ("FINDINGS", "IMPRESSION") for label, _ in said):
-            return ""
-        return "\n".join(f"{label}: {text}" if label else text for label, text in said)
+def labelled_text(report: OpenIReport) -> str:
+    """The sections that say something as "LABEL: text" lines; "" unless there are findings or an impression."""
+    if not report.text:
+        return ""
+    sections = {
+        "COMPARISON": report.comparison,
+        "INDICATION": report.indication,
+        "FINDINGS": report.findings,
+        "IMPRESSION": report.impression,
+    }
+    return "\n".join(f"{label}: {text}" for label, text in sections.items() if text)
 
 
-@dataclass
-class _Reader:
-    """Collects what an OpeniReport needs while expat walks through the file."""
-
-    where: str
-    uid: str = ""
-    sections: list[tuple[str, str]] = field(default_factory=list)
-    terms: dict[str, list[str]] = field(default_factory=lambda: {"major": [], "automatic": []})
-    images: list[str] = field(default_factory=list)
-    _label: str = ""
-    _text: list[str] | None = None
-
-    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        if tag == "uId":
-            self.uid = attributes.get("id", "").strip()
-        elif tag == "parentImage":
-            self.images.append(attributes.get("id", "").strip())
-        elif tag in _PLAIN_TAGS:
-            self._label, self._text = attributes.get("Label", "").strip().upper(), []
-
-    def characters(self, text: str) -> None:
-        if self._text is not None:
-            self._text.append(text)
-
-    def end(self, tag: str) -> None:
-        if tag not in _PLAIN_TAGS or self._text is None:
-            return
-        text, self._text = " ".join("".join(self._text).split()), None
-        if tag == "AbstractText":
-            self.sections.append((self._label, text))
-        elif text:
-            self.terms[tag].append(text)
-
-    def refuse(self, *_: object) -> None:
-        raise DataError(f"{self.where}: a document type or entity is declared; such XML is refused. Check its origin.")
-
-
-def read_openi_report(content: bytes, where: str) -> OpeniReport:
-    """Parse one report. where: its name for messages.
-
-    Raises DataError for more than 1 MiB, document type or entity declarations, XML errors, or a file without uId.
-    """
-    if len(content) > MAX_REPORT_BYTES:
-        raise DataError(f"{where}: expected a report of at most {MAX_REPORT_BYTES >> 20} MiB. Check the file.")
-    reader, parser = _Reader(where), expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = reader.refuse
-    parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
-    parser.CharacterDataHandler = reader.characters
-    try:
-        parser.Parse(content, True)
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        raise DataError(f"{where}: expected an Open-I report in XML, got {error}. Check the file.") from error
-    if not reader.uid:
-        raise DataError(f"{where}: expected an Open-I report with an element uId, found none. Check the file.")
-    major, automatic = tuple(reader.terms["major"]), tuple(reader.terms["automatic"])
-    return OpeniReport(reader.uid, tuple(reader.sections), major, automatic, tuple(filter(None, reader.images)))
-
-
-def read_openi_reports(place: Path) -> Iterator[OpeniReport]:
+def read_openi_reports(place: Path) -> Iterator[OpenIReport]:
     """All reports (*.xml) below a folder or in a .tar, .tgz or .tar.gz file, in the order of their names.
 
     Archives are read in memory, nothing is unpacked. Raises DataError if there is none or one cannot be read.
@@ -117,7 +50,10 @@ def read_openi_reports(place: Path) -> Iterator[OpeniReport]:
     found = False
     for name, content in _tar_files(place) if place.is_file() else _folder_files(place):
         found = True
-        yield read_openi_report(content, name)
+        try:
+            yield read_openi_report(content)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
     if not found:
         raise DataError(
             f"{place}: expected XML reports (*.xml), found none. Give the folder ecgen-radiology or its tgz."
@@ -130,7 +66,7 @@ def _folder_files(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in walk_files(folder):
         if path.suffix.lower() == ".xml":
             with open(path, "rb") as file:
-                yield str(path), file.read(MAX_REPORT_BYTES + 1)
+                yield str(path), file.read(MAX_BYTES + 1)
 
 
 def _tar_files(archive: Path) -> Iterator[tuple[str, bytes]]:
@@ -140,7 +76,7 @@ def _tar_files(archive: Path) -> Iterator[tuple[str, bytes]]:
             for member in members:
                 stream = opened.extractfile(member)
                 if stream is not None:
-                    yield f"{archive}:{member.name}", stream.read(MAX_REPORT_BYTES + 1)
+                    yield f"{archive}:{member.name}", stream.read(MAX_BYTES + 1)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{archive}: expected a tar archive of XML reports, got {error}. Check the file.") from error
 
@@ -210,7 +146,7 @@ def _rows(
     tally: Tally,
 ) -> Iterator[Row]:
     for report in read_openi_reports(reports):
-        text = report.text
+        text = labelled_text(report)
         if not report.images:
             tally.notes["reports without an image"] += 1
         for name in report.images:
@@ -219,10 +155,10 @@ def _rows(
             if not tally.keeps(view, wanted):
                 continue
             if not text:
-                tally.drop_unreported(report.uid)
+                tally.drop_unreported(report.id)
                 continue
             path = images.get(key) if key is not None else None
             if path is None:
                 tally.dropped["image file missing"] += 1
                 continue
-            yield Row(path, text, split_name("", wanted), report.uid, report.uid, view)
+            yield Row(path, text, split_name("", wanted), report.id, report.id, view)
