@@ -20,7 +20,7 @@ from wordsight.models.mla.backbone import Clip, load_clip
 from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.prompts import LearnedPrompts, ensemble_features
-from wordsight.models.mla.scoring import RawScores, ScoreScale, combine, raw_maps
+from wordsight.models.mla.scoring import RawScores, ScoreScale, combine, memory_scores, raw_maps, text_scores
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.types import Geometry
 
@@ -221,8 +221,8 @@ def test_memory_bank_and_few_shot_scores(
     det = replace(MlaLp(network, batch_size=4), map_branch="det").with_support_arrays(support, scale=False)
     raws = raws_of(det, images)
     errors["det_few_patch"] = golden_sum(golden, "det_few_patch", raws)
-    errors["det_zero"] = golden.error("det_zero_scores_raw", [raw.text for raw in raws])
-    errors["det_few"] = golden.error("det_few_scores_raw", [raw.memory for raw in raws])
+    errors["det_zero"] = golden.error("det_zero_scores_raw", text_scores(raws))
+    errors["det_few"] = golden.error("det_few_scores_raw", memory_scores(raws, SIZE))
     scale = ScoreScale.fit(raws, SIZE, "test")
     det_scores, _ = combine(raws, scale, "detection", SIZE)
     loose["det_scores"] = golden.error("det_image_scores", det_scores)
@@ -249,7 +249,7 @@ def test_zero_shot_scores(method: str, network: MlaNetwork, query: Any, folder: 
     text = detector.text() if method == "mla" else ensemble_features(network.clip, "Brain")
     raws = detector.raw_from_arrays(images, [IDENTITY] * 4, ["q"] * 4, text)
     maps = raw_maps(raws, SIZE)
-    errors = {"scores": golden.error("image_scores_raw", [raw.text for raw in raws])}
+    errors = {"scores": golden.error("image_scores_raw", text_scores(raws))}
     errors["map"] = golden.error("score_map_raw", maps.zero)
     report(record_property, **errors)
     assert max(errors.values()) <= 1e-5

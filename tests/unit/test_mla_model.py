@@ -10,7 +10,7 @@ import torch
 
 import reference_mla as twin
 from tiny_clip import make_clip
-from wordsight.errors import ImageError, PromptError, SettingsError
+from wordsight.errors import ImageError, PromptError, SettingsError, WeightsError
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.backbone import Clip
 from wordsight.models.mla.detector import MlaLp, quarter_levels
@@ -18,7 +18,7 @@ from wordsight.models.mla.loss import dice_loss, top_mean, training_loss
 from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.prompts import LearnedPrompts, ensemble_features
-from wordsight.models.mla.scoring import ScoreScale, combine, raw_maps
+from wordsight.models.mla.scoring import RawScores, Reading, ScoreScale, combine, raw_maps, smooth, text_scores
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.precision import autocast
 from wordsight.types import Geometry
@@ -258,6 +258,60 @@ def test_few_shot_scores_equal_the_slow_twin(network: MlaNetwork, images: torch.
     assert np.allclose(scores, theirs.numpy(), atol=2e-3)
 
 
+def test_smoothing_averages_neighbouring_patches_and_counts_no_padding() -> None:
+    maps = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert smooth(maps, 1) is maps
+    smoothed = smooth(maps, 3)
+    assert torch.allclose(smoothed[1, 2, 2, 2], maps[1, 2, 1:4, 1:4].mean())
+    assert torch.allclose(smoothed[0, 1, 0, 4], maps[0, 1, :2, 3:].mean())
+    assert torch.allclose(smooth(torch.ones(1, 4, 4), 5), torch.ones(1, 4, 4))
+
+
+def test_readings_smooth_and_pick_before_they_average() -> None:
+    """A lone odd patch and a block of odd patches: only smoothing prefers the block; only a share sees either."""
+    distance = np.zeros((2, 8, 8), np.float32)
+    distance[0, 4, 4], distance[1, 2:5, 2:5] = 1.0, 0.8
+    margins = np.where(distance > 0, 4.0, -4.0)[:, None].astype(np.float32)
+    identity = Geometry((64, 64), (64, 64), (1.0, 1.0))
+    raws = [RawScores(m, m, d, identity, "x") for m, d in zip(margins, distance, strict=True)]
+    plain, smoothed = Reading(1.0), Reading(1.0, smoothing=3)
+    for mode in ("segmentation", "detection"):
+        order = []
+        for reading in (
+            plain,
+            smoothed,
+            Reading(1.0, image_share=1 / 64),
+            Reading(1.0, image_share=1 / 64, smoothing=3),
+        ):
+            scale = ScoreScale.fit(raws, 64, "test", reading)
+            scores, maps = combine(raws, scale, mode, 64, reading)  # type: ignore[arg-type]
+            assert maps.max() == pytest.approx(1.0, abs=1e-6)
+            order.append(bool(scores[1] > scores[0]))
+        assert order == ([False, True, False, True] if mode == "segmentation" else [True, True, True, True])
+    few = raw_maps(raws, 64, 3).few
+    assert few is not None
+    assert few[1].max() == pytest.approx(0.8, abs=1e-6)
+    assert few[0].max() == pytest.approx(1 / 9, abs=1e-6)
+    assert float(text_scores(raws, Reading(image_share=1 / 64))[0]) == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-6)
+    assert float(text_scores(raws)[0]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((1.5,), r"memory_weight: expected a share in \[0, 1\], got 1.5"),
+        ((0.5, 0.0), r"image_share: expected a share in \(0, 1\]"),
+        ((0.5, 1.0, 2), "smoothing: expected an odd number of patches, 1 for none, got 2"),
+    ],
+)
+def test_readings_out_of_range(values: tuple[float, ...], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Reading(*values)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="memory_weight, image_share and smoothing of a reading"):
+        Reading.from_json({"memory_weight": 0.5})
+    assert Reading.from_json(Reading(0.25, 0.1, 3).to_json()) == Reading(0.25, 0.1, 3)
+
+
 def test_scale_of_constant_scores_divides_by_nothing() -> None:
     scale = ScoreScale((1.0, 1.0), None, (1.0, 1.0), None, "test")
     raws = [_raw(0.0), _raw(0.0)]
@@ -268,9 +322,8 @@ def test_scale_of_constant_scores_divides_by_nothing() -> None:
 
 
 def _raw(margin: float):  # type: ignore[no-untyped-def]
-    from wordsight.models.mla.scoring import RawScores
-
-    return RawScores(np.full((2, 3, 3), margin, np.float32), None, 1.0, None, Geometry((8, 8), (8, 8), (1.0, 1.0)), "x")
+    grid = np.full((2, 3, 3), margin, np.float32)
+    return RawScores(grid, grid, None, Geometry((8, 8), (8, 8), (1.0, 1.0)), "x")
 
 
 def test_same_seed_same_adapters_and_no_global_random_state(clip: Clip) -> None:

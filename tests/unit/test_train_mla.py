@@ -114,6 +114,15 @@ def test_few_shot_without_masks_trains_det_adapters_and_contexts_only(data: Path
     assert trained.clip.weights_hash == backbone
 
 
+def test_the_untrained_detector_is_a_candidate_where_that_is_asked_for(data: Path) -> None:
+    support, held, _ = support_of(data, "Brain")
+    training = replace(QUICK, epochs=2, adapter_lr=1e-9, context_lr=1e-9)
+    for when, epochs in (("after_epoch", [1, 2]), ("from_start", [0, 1, 2])):
+        trained = fit_few(detector(), support, training=replace(training, evaluate_when=when), selection=held)  # type: ignore[arg-type]
+        assert [entry["epoch"] for entry in trained.info["history"] if "selection" in entry] == epochs
+        assert trained.info["epoch"] == epochs[0]  # nothing is learned at this rate, and the first of equals is kept
+
+
 def test_same_seed_same_weights_other_seed_others(data: Path) -> None:
     support, held, _ = support_of(data, "Brain")
     one = state(fit_few(detector(), support, training=QUICK, selection=held))

@@ -110,6 +110,9 @@ def protocol_of(detector: MlaLp, run: Mapping[str, Any] | None) -> dict[str, Sca
     protocol: dict[str, Scalar] = {
         "selection": str(info.get("protocol", "none")),
         "scale": detector.scale.origin,
+        "memory_weight": detector.reading.memory_weight,
+        "image_share": detector.reading.image_share,
+        "smoothing": detector.reading.smoothing,
         "shots": run.get("shots"),
         "draw": run.get("draw"),
         "seed": run.get("seed"),

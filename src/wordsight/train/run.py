@@ -15,7 +15,7 @@ from wordsight.errors import DataError
 from wordsight.metrics import auroc, pixel_auroc
 from wordsight.models.mla.augment import VARIANTS
 from wordsight.models.mla.detector import MlaLp
-from wordsight.models.mla.scoring import RawScores, ScoreScale, combine
+from wordsight.models.mla.scoring import RawMaps, RawScores, Reading, ScoreScale, combine, raw_maps
 from wordsight.train.engine import load_state, make_fabric, save_state, train
 from wordsight.train.samples import Samples, StemCache, SupportArrays
 from wordsight.train.settings import MlaTraining
@@ -29,7 +29,7 @@ Batch = tuple[int, list[int]]
 class _Best:
     score: float
     epoch: int
-    memory_weight: float
+    reading: Reading
     weights: dict[str, Tensor]
 
 
@@ -127,11 +127,17 @@ class Run:
             self.step,
             epochs=self.training.epochs,
             start=start,
-            on_epoch_start=(lambda epoch: self.consider(epoch, 0)) if before else None,
+            on_epoch_start=self._epoch_start,
             on_round_end=lambda epoch, index, loss: self._round_end(epoch, index, loss, before),
             on_epoch_end=self._save,
         )
         return self._finished(how)
+
+    def _epoch_start(self, epoch: int) -> None:
+        if self.training.evaluate_when == "before_epoch":
+            self.consider(epoch, 0)
+        elif self.training.evaluate_when == "from_start" and epoch == 0:
+            self.consider(-1, 0)
 
     def _round_end(self, epoch: int, index: int, loss: float, before: bool) -> None:
         self.history.append({"epoch": epoch + 1, "round": index, "loss": loss})
@@ -150,31 +156,42 @@ class Run:
             return
         detector = self._bound()
         results = np.mean([self._results(detector, cache) for cache in self.judge], axis=0)
-        score, memory_weight = float(results.max()), self.memory_weights[int(results.argmax())]
-        self.history.append({"epoch": epoch + 1, "round": index, "selection": score, "memory_weight": memory_weight})
+        score, reading = float(results.max()), self.readings[int(results.argmax())]
+        self.history.append({"epoch": epoch + 1, "round": index, "selection": score, **reading.to_json()})
         ties = self.support is None
         if self.best is None or score > self.best.score or (ties and score == self.best.score):
             weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
-            self.best = _Best(score, epoch + 1, memory_weight, weights)
+            self.best = _Best(score, epoch + 1, reading, weights)
 
     @property
-    def memory_weights(self) -> tuple[float, ...]:
-        """Weights to choose from, the published one first, which wins ties; zero-shot has no memory to weigh."""
-        if self.support is None or self.training.protocol == "last":
-            return (0.5,)
-        return tuple(sorted(self.training.memory_weights, key=lambda weight: abs(weight - 0.5)))
+    def readings(self) -> tuple[Reading, ...]:
+        """Ways of reading scores to choose from; the first of equals wins. What makes no difference is tried once."""
+        first, *others = self.training.readings()
+        if self.training.protocol == "last":
+            return (first,)
+        if self.detector.mode == "segmentation":  # its score is the maximum of the map
+            others = [other for other in others if other.image_share == first.image_share]
+        if self.detector.mode == "zero-shot":
+            others = [other for other in others if other.memory_weight == first.memory_weight]
+        return (first, *others)
 
     def _results(self, detector: MlaLp, cache: StemCache) -> list[float]:
-        """One result per memory weight: AUROC, plus pixel AUROC where there are masks.
+        """One result per reading: AUROC, plus pixel AUROC where there are masks.
 
         Scores are min-max scaled over the judge's own images, as published.
         """
         raws, samples, size = self._raws(detector, cache), cache.samples, detector.settings.image_size
-        scale = ScoreScale.fit(raws, size, "judge")
         masks = np.stack([samples.mask(i).numpy() for i in range(len(samples))]) if samples.masked else None
+        known: dict[int, RawMaps] = {}
+        scales: dict[tuple[int, float], ScoreScale] = {}
         results = []
-        for weight in self.memory_weights:
-            scores, maps = combine(raws, replace(scale, memory_weight=weight), detector.mode, size)
+        for reading in self.readings:
+            side, key = reading.smoothing, (reading.smoothing, reading.image_share)
+            if side not in known:
+                known[side] = raw_maps(raws, size, side)
+            if key not in scales:
+                scales[key] = ScoreScale.fit(raws, size, "judge", reading)
+            scores, maps = combine(raws, scales[key], detector.mode, size, reading, maps=known[side])
             pixels = 0.0 if masks is None else pixel_auroc(maps, masks)
             results.append(self._image_result(samples, scores) + pixels)
         return results
@@ -221,7 +238,8 @@ class Run:
         chosen = self.best.epoch if self.best else self.training.epochs
         if self.best is not None:
             self.network.load_state_dict(self.best.weights)
-        detector = self._bound()
+        reading = self.best.reading if self.best else self.readings[0]
+        detector = replace(self._bound(), reading=reading)
         raws = [raw for cache in self.judge for raw in self._raws(detector, cache)]
         if raws:
             origin = "test" if self.training.protocol == "published" else "validation"
@@ -231,15 +249,13 @@ class Run:
         else:
             raws = [raw for cache in self.sets for raw in self._raws(detector, cache)]
             detector = detector.with_scale_from(raws, "training")
-        if self.best is not None:
-            detector = replace(detector, scale=replace(detector.scale, memory_weight=self.best.memory_weight))
         selected = f"last of {self.training.epochs} epochs" if self.best is None else f"best epoch on {how}"
         info = {
             "protocol": self.training.protocol,
             "selected": selected,
             "epoch": chosen,
             "selection_score": None if self.best is None else self.best.score,
-            "memory_weight": detector.scale.memory_weight,
+            "reading": detector.reading.to_json(),
             "training": self.training.to_json(),
             "history": self.history,
         }
@@ -260,7 +276,8 @@ class Run:
         best = (
             None
             if self.best is None
-            else {f: getattr(self.best, f) for f in ("score", "epoch", "memory_weight", "weights")}
+            else {"reading": self.best.reading.to_json()}
+            | {f: getattr(self.best, f) for f in ("score", "epoch", "weights")}
         )
         save_state(
             self.state_file,
@@ -281,7 +298,8 @@ class Run:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = list(state["history"])
-        self.best = None if state["best"] is None else _Best(**state["best"])
+        best = state["best"]
+        self.best = None if best is None else _Best(**{**best, "reading": Reading.from_json(best["reading"])})
         return int(state["epoch"])
 
 

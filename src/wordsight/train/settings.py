@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 from wordsight.errors import SettingsError
+from wordsight.models.mla.scoring import Reading
 
 Protocol = Literal["validation", "last", "published"]
-When = Literal["after_epoch", "before_epoch", "fifths"]
+When = Literal["after_epoch", "from_start", "before_epoch", "fifths"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +20,12 @@ class MlaTraining:
     epochs; batch_size: images per update; adapter_lr, context_lr: Adam's learning rates; betas: Adam's;
     protocol: "validation" (model and score scale chosen on held-out images), "last" (no selection) or "published"
     (best epoch by its score on the test set, min-max over the test set: optimistic, for comparison with the papers);
-    evaluate_when / evaluate_every: when candidates are scored ("before_epoch" and "fifths" as the published zero-shot
-    codes do; every n-th epoch); memory_weights: shares of the memory in few-shot scores to choose from by the same
-    selection (published: 0.5 alone); mask_rule: "any" grey level above zero is abnormal, or "half" as published
-    (> 0.5); seed: shuffling; precision fp32, bf16 or fp16; device; cache_gb: memory for frozen activations, in GiB.
+    evaluate_when / evaluate_every: when candidates are scored ("from_start": the untrained detector is a candidate
+    too; "before_epoch" and "fifths" as the published zero-shot codes do; every n-th epoch);
+    memory_weights, image_shares, smoothings: ways of reading scores (see scoring.Reading) to choose from by the same
+    selection, the first of each where nothing is selected (published: 0.5, 1.0 and 1 alone); mask_rule: "any" grey
+    level above zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or fp16;
+    device; cache_gb: memory for frozen activations, in GiB.
     """
 
     epochs: int = 50
@@ -33,6 +37,8 @@ class MlaTraining:
     evaluate_when: When = "after_epoch"
     evaluate_every: int = 1
     memory_weights: tuple[float, ...] = (0.5,)
+    image_shares: tuple[float, ...] = (1.0,)
+    smoothings: tuple[int, ...] = (1,)
     mask_rule: Literal["any", "half"] = "any"
     seed: int = 111
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -47,8 +53,10 @@ class MlaTraining:
             )
         if self.adapter_lr <= 0 or self.context_lr <= 0:
             raise SettingsError(f"expected learning rates > 0, got {self.adapter_lr} and {self.context_lr}.")
-        if not self.memory_weights or not all(0 <= weight <= 1 for weight in self.memory_weights):
-            raise SettingsError(f"memory_weights: expected shares in [0, 1], got {self.memory_weights}.")
+        for name in ("memory_weights", "image_shares", "smoothings"):
+            if not getattr(self, name):
+                raise SettingsError(f"{name}: expected at least one value, got none.")
+        self.readings()
         if self.protocol not in ("validation", "last", "published"):
             raise SettingsError(f"protocol: expected validation, last or published, got {self.protocol!r}.")
 
@@ -59,6 +67,10 @@ class MlaTraining:
         if method == "mla":
             return common if shots else replace(common, batch_size=8, evaluate_when="before_epoch")
         return replace(common, adapter_lr=1e-3) if shots else replace(common, evaluate_when="fifths")
+
+    def readings(self) -> tuple[Reading, ...]:
+        """Every combination of weight, share and smoothing, the first of each first. Raises SettingsError."""
+        return tuple(Reading(*values) for values in product(self.memory_weights, self.image_shares, self.smoothings))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored with every run."""

@@ -16,10 +16,10 @@ from wordsight.errors import ImageError
 from wordsight.imaging import InputSpec, mla_input, prepare
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.backbone import Clip, load_clip
-from wordsight.models.mla.loss import square, top_mean, upsample
+from wordsight.models.mla.loss import square
 from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork, Tokens
-from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, combine
+from wordsight.models.mla.scoring import PUBLISHED, Mode, RawScores, Reading, ScoreScale, combine
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.precision import Precision, autocast
 from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind
@@ -35,7 +35,8 @@ class MlaLp:
     """A frozen CLIP with multi-level adapters, prompts, and (few-shot) a memory bank of normal tokens.
 
     network: the adapted tower. mode: how scores are made (see scoring.Mode). bank: rows of the normal support images,
-    of the branch that makes the maps. scale: what maps raw values to [0, 1]. info: how it was trained (plain values).
+    of the branch that makes the maps. scale: what maps raw values to [0, 1]. reading: how
+    scores are read off the patches. info: how it was trained (plain values).
     """
 
     network: MlaNetwork
@@ -43,6 +44,7 @@ class MlaLp:
     map_branch: Literal["seg", "det"] = "seg"
     bank: MemoryBank | None = None
     scale: ScoreScale = UNSCALED
+    reading: Reading = PUBLISHED
     precision: Precision = "fp32"
     batch_size: int = 8
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -172,20 +174,15 @@ class MlaLp:
     ) -> list[RawScores]:
         """The same for adapter features; leave_out: a support image whose rows of the bank do not count."""
         branch = tokens.seg if self.map_branch == "seg" else tokens.det
-        margins = square(torch.stack([self.network.margin(level.float(), text) for level in branch], dim=1))
-        det = [self.network.margin(level.float(), text) for level in tokens.det]
-        share = self.settings.image_share
-        scores = torch.stack([top_mean(level.sigmoid(), share) for level in det]).sum(dim=0)
+        margins, det = (
+            square(torch.stack([self.network.margin(level.float(), text) for level in levels], dim=1)).cpu().numpy()
+            for levels in (branch, tokens.det)
+        )
         distances: Sequence[Float32 | None] = [None] * len(sources)
-        memory: Sequence[float | None] = [None] * len(sources)
         if self.bank is not None and self.mode != "zero-shot":
             nearest = self.bank.distance([self.network.patches(level) for level in branch], leave_out=leave_out)
-            grid = square(nearest)
-            distances = list(grid.cpu().numpy())
-            memory = top_mean(upsample(grid[:, None], self.settings.image_size).flatten(1), share).tolist()
-        grids = margins.cpu().numpy()
-        rows = zip(grids, distances, scores.tolist(), memory, geometries, sources, strict=True)
-        return [RawScores(*row) for row in rows]
+            distances = list(square(nearest).cpu().numpy())
+        return [RawScores(*row) for row in zip(margins, det, distances, geometries, sources, strict=True)]
 
     @torch.no_grad()
     def tokens(self, arrays: Tensor) -> Tokens:
@@ -198,7 +195,7 @@ class MlaLp:
         """Scores and maps on the detector's scale."""
         if not raws:
             return []
-        scores, maps = combine(raws, self.scale, self.mode, self.settings.image_size)
+        scores, maps = combine(raws, self.scale, self.mode, self.settings.image_size, self.reading)
         rows = zip(raws, scores, maps, strict=True)
         return [
             Prediction(
@@ -222,7 +219,7 @@ class MlaLp:
 
     def with_scale_from(self, raws: Sequence[RawScores], origin: str = "test") -> MlaLp:
         """The same detector, scaled by the ranges over `raws`; origin "test" is the papers' protocol."""
-        return replace(self, scale=ScoreScale.fit(raws, self.settings.image_size, origin))
+        return replace(self, scale=ScoreScale.fit(raws, self.settings.image_size, origin, self.reading))
 
     def with_support(self, images: Sequence[Image]) -> MlaLp:
         """The same detector with a memory bank of augmented normal images and a leave-one-image-out score scale.

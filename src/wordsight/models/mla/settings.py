@@ -37,8 +37,8 @@ class MlaSettings:
     detection_loss: "sigmoid_of_probability" as published (BCE-with-logits fed a probability), "probability" (BCE on it)
     or "margin" (BCE-with-logits on the mean logit margin). dice_on_normal: keep the dice term where the mask is empty.
     class_token_in_bank: keep class tokens among the rows of the memory bank, as published.
-    image_share: share of an image's patches, most abnormal first, that image-level scores and losses average
-    (published: all of them, 1.0; a small lesion then hardly moves the score of a set without masks).
+    image_share: share of an image's patches, most abnormal first, that the image-level loss averages (published: all of
+    them, 1.0; a small lesion then hardly moves it).
     """
 
     image_size: int = 240

@@ -18,7 +18,7 @@ from wordsight.models.mla.backbone import load_clip
 from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork
-from wordsight.models.mla.scoring import ScoreScale
+from wordsight.models.mla.scoring import Reading, ScoreScale
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.mla.weights import AdapterWeights, read_safetensors, write_safetensors
 from wordsight.models.tensor_files import account_for
@@ -46,6 +46,7 @@ def save_detector(detector: MlaLp, folder: Path) -> None:
             "map_branch": detector.map_branch,
             "bank": detector.bank is not None,
             "scale": detector.scale.to_json(),
+            "reading": detector.reading.to_json(),
             "precision": detector.precision,
             "backbone": {
                 "architecture": clip.architecture,
@@ -116,6 +117,7 @@ def load_detector(folder: Path, *, weights: str | Path | None, device: str | tor
         map_branch=values["map_branch"],
         bank=bank,
         scale=ScoreScale.from_json(values["scale"]),
+        reading=Reading.from_json(values["reading"]),
         precision=values["precision"],
         info=values["info"],
     )
