@@ -40,7 +40,10 @@ def guarded(work: Callable[[], int]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted. Training goes on where it stopped when the same command is given again.", file=sys.stderr)
+        print(
+            "interrupted. Training and predictions go on where they stopped when the same command is given again.",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     except BrokenPipeError:
         # whoever read the output has gone; Python would complain once more when it closes stdout
