@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pil
 
-from tiny_carzero import make_carzero, text_folder
+from tiny_carzero import SETTINGS, make_carzero, text_folder
 from wordsight.cli.main import main
 from wordsight.data.sources.openi import FINDINGS as OPENI
 from wordsight.imaging import read_image
 from wordsight.models.carzero.detector import CarZero
-from wordsight.models.carzero.weights import write_safetensors
+from wordsight.models.carzero.weights import read_state, state_of, write_published, write_safetensors
 from wordsight.text.prompts import prompt_set
 from wordsight.types import PromptSet
 
@@ -310,3 +311,76 @@ def test_a_folder_without_images_and_unreadable_weights(
     words = ["--model", "carzero", "--weights", str(bad), "--text", str(home / "text"), "--prompts", "a mass"]
     assert main(["predict", str(home / "in"), *words]) == 2
     assert "bad.safetensors: expected a safetensors file" in capsys.readouterr().err
+
+
+# -- convert ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path) -> str:
+    (tmp_path / "tiny.json").write_text(json.dumps(SETTINGS.to_json()))
+    return str(tmp_path / "tiny.json")
+
+
+def test_convert_to_and_fro(home: Path, tmp_path: Path, settings_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    published, ours, again = tmp_path / "a.ckpt", tmp_path / "b.safetensors", tmp_path / "c.pth"
+    assert main(["convert", str(home / "cz.safetensors"), str(published)]) == 0
+    captured = capsys.readouterr()
+    count = len(state_of(make_carzero()))
+    assert f"carzero: {count} tensors, " in captured.out
+    assert "fusion_module: " in captured.out
+    assert "image_encoder, text, text_length" in captured.err
+    names = torch.load(published, weights_only=True)["state_dict"]
+    assert len(names) == count + 2  # the fusion's last norm has two names
+    assert all(name.startswith("CARZero.") for name in names)
+    # what a published file cannot say must be given
+    assert main(["convert", str(published), str(ours)]) == 2
+    assert "misshapen: " in (err := capsys.readouterr().err)
+    assert "Choose the settings (image encoder, memory, head, sizes)" in err
+    assert main(["convert", str(published), str(ours), "--settings", settings_file]) == 0
+    assert main(["convert", str(ours), str(again)]) == 0
+    first, last = (read_state(path)[0] for path in (home / "cz.safetensors", again))
+    assert {*first} == {*last}
+    assert all(first[name].equal(last[name]) for name in first)
+    assert read_state(ours)[1]["settings"] == json.loads(json.dumps(SETTINGS.to_json()))
+    text = home / "text"
+    loaded = CarZero.from_published(ours, text=text)
+    assert loaded.weights_hash == CarZero.from_published(home / "cz.safetensors", text=text).weights_hash
+    capsys.readouterr()
+    assert main(["convert", str(ours), str(again)]) == 2
+    assert "exists already and is not overwritten" in capsys.readouterr().err
+    assert main(["convert", str(ours), str(tmp_path / "d.onnx")]) == 2
+    assert "expected a name that ends in .safetensors (ours) or .ckpt (published)" in capsys.readouterr().err
+
+
+def test_convert_says_what_a_file_lacks_or_has_too_much(
+    home: Path, tmp_path: Path, settings_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_published(tmp_path / "a.ckpt", make_carzero())
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    removed = next(name for name in content["state_dict"] if "img_encoder" in name)
+    del content["state_dict"][removed]
+    content["state_dict"]["CARZero.more"] = torch.zeros(1)
+    torch.save(content, tmp_path / "b.ckpt")
+    words = ["convert", str(tmp_path / "b.ckpt"), str(tmp_path / "c.safetensors"), "--settings", settings_file]
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert f"1 missing: {removed.removeprefix('CARZero.')}" in err
+    assert "1 unexpected: more" in err
+    assert not (tmp_path / "c.safetensors").exists()
+    (tmp_path / "d.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:3000])
+    assert main(["convert", str(tmp_path / "d.ckpt"), str(tmp_path / "c.safetensors")]) == 2
+    assert "d.ckpt" in capsys.readouterr().err
+    torch.save({"seg_adapters": {}, "det_adapters": {}}, tmp_path / "e.pth")
+    assert main(["convert", str(tmp_path / "e.pth"), str(tmp_path / "c.safetensors"), "--settings", "gl"]) == 2
+    assert "holds no CARZero, and settings are for one" in capsys.readouterr().err
+
+
+def test_half_precision_sources_are_written_whole(
+    tmp_path: Path, settings_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_published(tmp_path / "a.ckpt", make_carzero().half())
+    words = ["convert", str(tmp_path / "a.ckpt"), str(tmp_path / "b.safetensors"), "--settings", settings_file]
+    assert main(words) == 0
+    assert "numbers of type float16; all are written as float32" in capsys.readouterr().err
+    assert read_state(tmp_path / "b.safetensors")[0]["fusion_module.decoder_norm.weight"].dtype == torch.float32

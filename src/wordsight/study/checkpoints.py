@@ -65,14 +65,24 @@ def read_adapters(source: Path) -> tuple[AdapterWeights, dict[str, Any]]:
     return read_published(source), {}
 
 
-def convert(source: Path, target: Path, *, overwrite: bool = False) -> Converted:
-    """Read adapters from `source`, write them to `target` (.pth or .pt: published; .safetensors: ours), compare bits.
+def convert(source: Path, target: Path, *, settings: str | None = None, overwrite: bool = False) -> Converted:
+    """Read weights from `source`, write them to `target` (.pth or .pt: published; .safetensors: ours), compare bits.
 
-    The published forms of MLA-LP and MVFA differ in whether there are contexts. Raises WeightsError for what cannot be
-    read or came back different, SettingsError for a target of another kind or one that exists.
+    The source's content tells whether they are adapters of MLA-LP or MVFA, whose published forms differ in whether
+    there are contexts, or a CARZero (whose published file may end in .ckpt, too). settings: of a CARZero that is not
+    the published variant and does not store its own, see `carzero_settings`.
+    Raises WeightsError for what cannot be read or came back different, SettingsError for a target of another kind or
+    one that exists.
     """
+    from wordsight.models.carzero.weights import is_carzero
     from wordsight.models.mla.weights import write_published, write_safetensors
 
+    if source.is_file() and is_carzero(source):
+        from wordsight.study.carzero_files import convert_carzero
+
+        return convert_carzero(source, target, settings=settings, overwrite=overwrite)
+    if settings is not None:
+        raise SettingsError(f"{source}: holds no CARZero, and settings are for one. Leave --settings out.")
     suffix = target.suffix.lower()
     if suffix not in (*PUBLISHED_SUFFIXES, OUR_SUFFIX):
         raise SettingsError(
