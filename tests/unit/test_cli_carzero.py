@@ -103,7 +103,7 @@ def test_one_row_per_image_and_one_column_per_finding(
     assert raw["run"]["settings"]["text_length"] == 24
     assert [Path(f["path"]).name for f in raw["failures"]] == ["broken.png"]
     html = (tmp_path / "out" / "report.html").read_text()
-    assert "0 to 10 times the share of each of 16 cells if attention were even, the same for every map" in html
+    assert "0 to 10 times even attention (1/16 for each cell), the same for every map" in html
     assert "Maps show where the network looked" in html
     assert "Logits of different findings are on different scales" in html
 
@@ -234,12 +234,13 @@ def test_the_score_command_takes_the_table(
 
 def test_a_manifest_names_the_images(predict: Predict, home: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "list.csv"
-    manifest.write_text("path,label\nin/2.png,1\nin/0.png,0\n")
+    manifest.write_text("path,label\nin/2.png,1\nin/0.png,0\nin/2.png,1\n")
     shutil.copytree(home / "in", tmp_path / "in")
     assert predict(source=manifest) == 0
-    assert [(row["name"], row["label"]) for row in table(tmp_path / "out" / "predictions.csv")] == [
-        ("2.png", "1"), ("0.png", "0"),
-    ]  # fmt: skip
+    rows = table(tmp_path / "out" / "predictions.csv")
+    assert [(row["name"], row["label"]) for row in rows] == [("2.png", "1"), ("0.png", "0"), ("2.png", "1")]
+    assert rows[0]["heatmap"] != rows[2]["heatmap"]  # listed twice: two rows of their own
+    assert {**rows[0], "heatmap": ""} == {**rows[2], "heatmap": ""}
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ COLUMNS = ("name", "path", "label", "kind", "heatmap")
 RUN, WAITING, JOURNAL = "predict.json", ".predictions", "rows.jsonl"
 THUMBNAIL = 192
 THUMBNAIL_BUDGET = 3_300_000
-SHOWN_FINDINGS, SHOWN_MAPS = 6, 3
+SHOWN_MAPS = 2
 _HEAD = "#detector"
 Item = tuple[Record | str, Image, Prediction]
 

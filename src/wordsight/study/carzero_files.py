@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wordsight.errors import SettingsError, WeightsError
-from wordsight.study.checkpoints import OUR_SUFFIX, PUBLISHED_SUFFIXES, Converted
+from wordsight.errors import SettingsError
+from wordsight.study.checkpoints import OUR_SUFFIX, PUBLISHED_SUFFIXES, Converted, compare_tensors
 from wordsight.study.detectors import carzero_settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from wordsight.models.carzero.settings import CarZeroSettings
 
 SUFFIXES = (".ckpt", *PUBLISHED_SUFFIXES)
@@ -49,7 +46,7 @@ def convert_carzero(source: Path, target: Path, *, settings: str | None = None, 
     else:
         write_published(target, network)
     wanted = state_of(network)
-    _compare(wanted, read_state(target)[0], target)
+    compare_tensors(wanted, read_state(target)[0], target)
     notes = [] if ours else _lost_settings(known, settings_for(state, {}))
     kinds = sorted({str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point()} - {"float32"})
     notes += [f"the source has numbers of type {', '.join(kinds)}; all are written as float32"] if kinds else []
@@ -64,22 +61,6 @@ def _check_target(target: Path, overwrite: bool) -> None:
         )
     if target.exists() and not overwrite:
         raise SettingsError(f"{target}: exists already and is not overwritten. Choose another name or delete it.")
-
-
-def _compare(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], target: Path) -> None:
-    """Raise WeightsError unless both hold the same tensors, bit for bit."""
-    wrong = [name for name in {*wanted, *found} if name not in wanted or name not in found]
-    wrong += [
-        name
-        for name in {*wanted} & {*found}
-        if wanted[name].dtype != found[name].dtype or not _same_bytes(wanted[name], found[name])
-    ]
-    if wrong:
-        raise WeightsError(f"{target}: {len(wrong)} tensors differ from their source: {', '.join(sorted(wrong)[:5])}.")
-
-
-def _same_bytes(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and a.contiguous().numpy().tobytes() == b.contiguous().numpy().tobytes()
 
 
 def _lost_settings(known: CarZeroSettings, guessed: CarZeroSettings) -> list[str]:

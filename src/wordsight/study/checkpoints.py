@@ -123,7 +123,11 @@ def _lost_settings(metadata: Mapping[str, Any], method: str) -> tuple[str, ...]:
 
 def compare(wanted: AdapterWeights, found: AdapterWeights, target: Path) -> None:
     """Raise WeightsError unless both hold the same tensors, bit for bit."""
-    old, new = wanted.flat(), found.flat()
+    compare_tensors(wanted.flat(), found.flat(), target)
+
+
+def compare_tensors(old: Mapping[str, Any], new: Mapping[str, Any], target: Path) -> None:
+    """The same for tensors by name."""
     wrong = [name for name in {*old, *new} if name not in old or name not in new or not _same(old[name], new[name])]
     if wrong:
         raise WeightsError(f"{target}: {len(wrong)} tensors differ from their source: {', '.join(sorted(wrong)[:5])}.")

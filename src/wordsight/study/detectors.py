@@ -169,7 +169,7 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
         "settings": bound.settings.to_json(),
     }
     limits = display_limits(bound.settings)
-    text = f"0 to {TOP_TIMES_EVEN:g} times the share of each of {bound.settings.grid**2} cells if attention were even"
+    text = f"0 to {TOP_TIMES_EVEN:g} times even attention (1/{bound.settings.grid**2} for each cell)"
     return Looker(bound.predict, options.eval_batch, decides, limits, text)
 
 
