@@ -176,6 +176,22 @@ def test_peaks_are_places_on_the_image(tmp_path: Path) -> None:
         assert entry["peaks"]["edema"] == [pytest.approx((row + 0.5) * 40 / 6, abs=0.06), (column + 0.5) * 10]
 
 
+def test_a_peak_on_padding_is_left_out(tmp_path: Path) -> None:
+    """The lower half of the array is padding: a map that peaks there points at nothing."""
+    geometry = Geometry((20, 40), (40, 40), (1.0, 1.0))
+    maps = np.zeros((2, 4, 4), np.float32)
+    maps[0, 3, 1] = maps[1, 1, 2] = 1
+    scores = np.zeros(2, np.float32)
+    kinds = {"kind": ScoreKind.LOGIT, "map_kind": ScoreKind.ATTENTION}
+    prediction = Prediction(("a", "b"), scores, maps=maps, geometry=geometry, weights="w", **kinds)
+    assert prediction.peak("a") == (35.0, 15.0)
+    assert prediction.heatmap().kind is ScoreKind.ATTENTION
+    write_predictions([("x", Image(np.zeros((20, 40), np.float32)), prediction)], tmp_path / "out")
+    raw = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert raw["predictions"][0]["peaks"] == {"b": [15.0, 25.0]}
+    assert (raw["kind"], raw["map_kind"]) == ("logit", "attention")
+
+
 def test_the_page_names_the_highest_images_of_each_finding(tmp_path: Path) -> None:
     html = write_predictions(stream(5), tmp_path / "out").read_text(encoding="utf-8")
     rows = re.findall(r'<tr><th scope="row">edema</th><td>(.*?)</td></tr>', html.partition("Highest scores")[2])
