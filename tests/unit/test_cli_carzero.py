@@ -155,7 +155,7 @@ def test_interrupted_predictions_go_on(
     assert not (tmp_path / "out" / "predictions.csv").exists()
     assert predict(*one, "--scores", "pair") == 2
     err = capsys.readouterr().err
-    assert "out: holds unfinished predictions of other settings: prompts.negative, scores differ" in err
+    assert "out: holds unfinished predictions of other settings: prompts, scores differ" in err
     looked.append("go on")
     assert predict(*one) == 0
     assert looked[3:] == ["2.png", "3.png"]
@@ -180,8 +180,8 @@ def test_a_finished_folder_is_kept_or_refused_or_overwritten(
     assert (tmp_path / "out" / "predictions.csv").stat().st_mtime_ns == before
     assert predict(prompts="There is a mass") == 2
     err = capsys.readouterr().err
-    assert "out: holds predictions of other settings: prompts.positive.There is edema in the left lung" in err
-    assert "Choose another --out, or drop them with --overwrite" in err
+    assert "out: holds predictions of other settings: prompts differ. Choose another --out" in err
+    assert "or drop them with --overwrite" in err
     assert (tmp_path / "out" / "predictions.csv").stat().st_mtime_ns == before
     assert predict("--overwrite", prompts="There is a mass") == 0
     assert "There is edema in the left lung" not in table(tmp_path / "out" / "predictions.csv")[0]
@@ -302,6 +302,8 @@ def test_a_folder_without_images_and_unreadable_weights(
     predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
+    assert main(["predict", str(home / "in"), "--model", "carzer0"]) == 2
+    assert "carzer0: no such run folder, and no method that predicts without one (carzero)" in capsys.readouterr().err
     assert predict(source=tmp_path / "empty") == 2
     assert "looked for images" in capsys.readouterr().err
     assert predict(source=home / "in" / "broken.png") == 2
@@ -375,6 +377,8 @@ def test_convert_says_what_a_file_lacks_or_has_too_much(
     torch.save({"seg_adapters": {}, "det_adapters": {}}, tmp_path / "e.pth")
     assert main(["convert", str(tmp_path / "e.pth"), str(tmp_path / "c.safetensors"), "--settings", "gl"]) == 2
     assert "holds no CARZero, and settings are for one" in capsys.readouterr().err
+    assert main(["convert", str(home / "cz.safetensors"), str(tmp_path / "run"), "--architecture", "tiny"]) == 2
+    assert "is a CARZero, which needs no backbone and no run folder" in capsys.readouterr().err
 
 
 def test_half_precision_sources_are_written_whole(

@@ -163,6 +163,7 @@ def convert_to_run(source: Path, folder: Path, options: RunOptions) -> MlaLp:
 
     Adapters, number of levels and context length must fit the backbone. Raises WeightsError, SettingsError, DataError.
     """
+    from wordsight.models.carzero.weights import is_carzero
     from wordsight.models.mla.detector import MlaLp
     from wordsight.models.mla.model import MlaNetwork
     from wordsight.models.mla.storage import fill_network
@@ -170,6 +171,11 @@ def convert_to_run(source: Path, folder: Path, options: RunOptions) -> MlaLp:
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder}: exists already and is not overwritten. Choose another folder or delete it.")
+    if source.is_file() and is_carzero(source):
+        raise SettingsError(
+            f"{source}: is a CARZero, which needs no backbone and no run folder. Leave --architecture out, or use it "
+            "as it is: wordsight predict --model carzero --weights."
+        )
     weights, metadata = read_adapters(source)
     clip, settings = open_clip_for(options.architecture, options.weights, *_settings(weights, metadata, options))
     network = MlaNetwork(clip, settings).eval()

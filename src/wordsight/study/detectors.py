@@ -52,7 +52,13 @@ def _looker_of_run(options: PredictOptions) -> Looker:
     from wordsight.models.mla.detector import MlaLp
     from wordsight.train.engine import make_fabric
 
-    folders = detector_folders(Path(options.model).expanduser())
+    folder = Path(options.model).expanduser()
+    if not folder.exists():
+        raise WeightsError(
+            f"{folder}: no such run folder, and no method that predicts without one ({CARZERO}). Train one with "
+            "`wordsight train mla`."
+        )
+    folders = detector_folders(folder)
     if len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
         raise SettingsError(f"{options.model}: holds several detectors ({names}). Name the folder of one of them.")

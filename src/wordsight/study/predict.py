@@ -87,7 +87,8 @@ def _check_folder(out: Path, run: Mapping[str, Any]) -> None:
 
     finished = finished_run(out)
     for what, stored in (("unfinished predictions", waiting_run(out)), ("predictions", finished and finished["run"])):
-        changed = differences(stored, run) if stored is not None else []
+        names = differences(stored, run) if stored is not None else []
+        changed = list(dict.fromkeys("prompts" if name.startswith("prompts.") else name for name in names))
         if changed:
             more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
             raise SettingsError(
