@@ -206,7 +206,7 @@ def mass(rng: np.random.Generator, scene: Scene, clear: float) -> Drawn:
 
 def nodule(rng: np.random.Generator, scene: Scene, clear: float) -> Drawn:
     """A small, round, sharply bounded spot."""
-    radius = float(rng.uniform(0.027, 0.036)) * scene.size
+    radius = float(rng.uniform(0.030, 0.0375)) * scene.size
     centre, side, zone = _place(rng, scene, 2 * radius)
     shape = blob(rng, scene.size, centre, radius, 0.05, edge=0.012 * scene.size)
     value = np.float32(clear * rng.uniform(0.5, 0.66))
@@ -253,10 +253,10 @@ def atelectasis(rng: np.random.Generator, scene: Scene, clear: float) -> Drawn:
     cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     along, beside = cosine * across + sine * down, np.abs(cosine * down - sine * across)
     taper = np.sqrt(np.clip(1 - (along * np.float32(2 / length)) ** 2, 0, 1))
-    thick = np.float32(rng.uniform(0.011, 0.017) * size)
+    thick = np.float32(rng.uniform(0.014, 0.020) * size)
     band = np.clip((thick * taper - beside) * np.float32(0.5) + np.float32(0.5), 0, 1) * (taper > 0)
     band *= scene.chest.thorax.air * (np.float32(1) - scene.chest.silhouette) * (on.u * on.u[row, column] > 0)
-    scene.density += band * np.float32(clear * rng.uniform(0.38, 0.52))
+    scene.density += band * np.float32(clear * rng.uniform(0.42, 0.56))
     scene.cover(band)
     return Drawn(band >= 0.5, side, zone)
 
