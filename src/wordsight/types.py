@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from wordsight.errors import MetricError, PromptError
 
 Float32 = NDArray[np.float32]
+Combination = Literal["mean", "max"]
 
 
 class ScoreKind(StrEnum):
@@ -109,19 +110,31 @@ class Geometry:
         return np.asarray(out, dtype=np.float32)
 
 
+def _sentences(value: Any, where: str) -> tuple[str, ...]:
+    """One sentence or a list of them, from a prompt file."""
+    sentences = [value] if isinstance(value, str) else value
+    if not isinstance(sentences, list) or not all(isinstance(s, str) for s in sentences):
+        raise PromptError(f"{where}: expected a sentence or a list of sentences, got {value!r}. Quote each sentence.")
+    return tuple(sentences)
+
+
 @dataclass(frozen=True, slots=True)
 class PromptSet:
     """Findings and the sentences that state them (and, where given, their absence).
 
     findings: (F,) names. positive / negative: per finding a non-empty tuple of sentences; negative may be None.
-    Raises PromptError for an empty set, a repeated finding or a finding without a sentence.
+    how: the score of a finding with several sentences is the "mean" or the "max" of theirs.
+    Raises PromptError for an empty set, a repeated finding, a finding without a sentence or an unknown `how`.
     """
 
     findings: tuple[str, ...]
     positive: tuple[tuple[str, ...], ...]
     negative: tuple[tuple[str, ...], ...] | None = None
+    how: Combination = "mean"
 
     def __post_init__(self) -> None:
+        if self.how not in get_args(Combination):
+            raise PromptError(f"expected how to be one of {', '.join(get_args(Combination))}, got {self.how!r}.")
         if not self.findings:
             raise PromptError("expected at least one finding, got none. Name a finding and one sentence for it.")
         for sentences in filter(None, (self.positive, self.negative)):
@@ -143,7 +156,10 @@ class PromptSet:
 
     @classmethod
     def read(cls, path: str | Path) -> PromptSet:
-        """Read `{"finding": ["sentence", ...]}` or `{"finding": {"positive": [...], "negative": [...]}}` (JSON)."""
+        """Read `{"finding": ["sentence", ...]}` or `{"finding": {"positive": [...], "negative": [...]}}` (JSON).
+
+        One sentence may stand without its list. Raises PromptError for anything else.
+        """
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -153,8 +169,8 @@ class PromptSet:
         if not isinstance(raw, dict):
             raise PromptError(f"{path}: expected an object of finding -> sentences, got {type(raw).__name__}.")
         entries = [v if isinstance(v, dict) else {"positive": v} for v in raw.values()]
-        positive = tuple(tuple(e.get("positive", ())) for e in entries)
-        negative = tuple(tuple(e.get("negative", ())) for e in entries)
+        positive = tuple(_sentences(e.get("positive", []), f"{path}: {f}") for f, e in zip(raw, entries, strict=True))
+        negative = tuple(_sentences(e.get("negative", []), f"{path}: {f}") for f, e in zip(raw, entries, strict=True))
         return cls(tuple(raw), positive, negative if any(negative) else None)
 
 
