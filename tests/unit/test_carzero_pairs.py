@@ -42,7 +42,9 @@ def gradients(network: CarZeroNetwork, batch: int, **how: Any) -> tuple[float, d
     """Loss of one batch and what it does to every weight."""
     network.zero_grad(set_to_none=True)
     dtype = next(network.parameters()).dtype
-    logits = pair_logits(network, network.encode_images(images(batch, dtype)), network.encode_texts(texts(batch)), **how)
+    logits = pair_logits(
+        network, network.encode_images(images(batch, dtype)), network.encode_texts(texts(batch)), **how
+    )
     loss = pair_loss(logits)
     loss.backward()
     found = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}

@@ -60,7 +60,7 @@ def fusion_in_blocks(
         raise SettingsError(f"pairs: expected at least 1 pair in a block, got {pairs}. Use None for no blocks.")
     width = min(len(queries), pairs)
     # split and cat pass gradients on in one piece, slices would fill a whole tensor of zeros for each
-    memories, parts = tokens.split(max(pairs // width, 1)), queries.split(width)
+    memories, parts = torch.split(tokens, max(pairs // width, 1)), torch.split(queries, width)
     rows = [torch.cat([_block(fusion, m, q, padding, recompute) for q in parts], dim=1) for m in memories]
     return torch.cat(rows)
 
