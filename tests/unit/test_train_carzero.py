@@ -118,7 +118,7 @@ def test_the_published_recipe_has_the_published_loss_and_update(manifest: Path, 
     assert any(not torch.equal(moved[name], start[name]) for name in moved)
 
 
-# -- processes -----------------------------------------------------------------------------------------------------------
+# -- processes --------------------------------------------------------------------------------------------------------
 
 
 def work(fabric: Any, *, manifest: Path, folder: Path, training: CarZeroTraining) -> None:
@@ -178,7 +178,7 @@ def script(tmp_path: Path, name: str, code: str) -> Path:
     return path
 
 
-# -- interruptions -------------------------------------------------------------------------------------------------------
+# -- interruptions ----------------------------------------------------------------------------------------------------
 
 KILLED = """
 import sys, time
@@ -230,7 +230,7 @@ def test_a_killed_run_resumes_to_the_same_result(manifest: Path, text: Path, tmp
     assert resumed == whole
 
 
-class nothing:  # noqa: N801  # a context that expects no error
+class nothing:  # a context that expects no error
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
@@ -258,7 +258,7 @@ def test_what_the_hardware_is_does_not_decide(manifest: Path, text: Path, tmp_pa
     assert hash_tensors(other.network.state_dict()) != hash_tensors(whole.network.state_dict())
 
 
-# -- selection -----------------------------------------------------------------------------------------------------------
+# -- selection --------------------------------------------------------------------------------------------------------
 
 
 def test_training_ends_when_the_validation_loss_no_longer_falls(manifest: Path, text: Path, tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_the_test_split_is_never_opened(manifest: Path, text: Path) -> None:
     assert not any("test" in row.path.name for row in (*sets.train, *sets.valid))
 
 
-# -- rates ---------------------------------------------------------------------------------------------------------------
+# -- rates ------------------------------------------------------------------------------------------------------------
 
 
 def test_rates() -> None:
@@ -343,7 +343,7 @@ def test_devices_that_are_not_there_are_refused() -> None:
         make_fabric("cpu", "fp32", 0)
 
 
-# -- tables --------------------------------------------------------------------------------------------------------------
+# -- tables -----------------------------------------------------------------------------------------------------------
 
 
 def table(folder: Path, rows: list[dict[str, str]]) -> Path:

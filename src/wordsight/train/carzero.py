@@ -7,6 +7,7 @@ that was killed at any moment goes on to the result it would have had.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,13 +46,20 @@ _RAISED = re.compile(r"^wordsight\.errors\.(\w+): (.*)", re.MULTILINE | re.DOTAL
 
 
 def fit(
-    network: CarZeroNetwork, text: str | Path, sets: ReportSets, training: CarZeroTraining, folder: Path
+    network: CarZeroNetwork,
+    text: str | Path,
+    sets: ReportSets,
+    training: CarZeroTraining,
+    folder: Path,
+    *,
+    after_epoch: Callable[[Run], None] | None = None,
 ) -> CarZero:
     """Train a network (or go on) and return the weights of the epoch with the smallest validation loss.
 
     text: folder of the tokenizer. folder: of the run; what it holds of a finished training is loaded, of an interrupted
-    one it goes on with, whatever `network` is then. With several devices a script calls this under
-    `if __name__ == "__main__":`, since processes are spawned.
+    one it goes on with, whatever `network` is then. after_epoch: told the run after each validation, in the first
+    process; its history then ends with {"epoch", "valid_loss", "best"}. With several devices a script calls this under
+    `if __name__ == "__main__":`, since processes are spawned, and after_epoch is a function of a module.
     Raises TrainingError for the state of a run with other settings or data, and for losses that are not finite.
     """
     folder = Path(folder)
@@ -63,7 +71,7 @@ def fit(
         _clear(folder)
     else:
         fabric = make_fabric(training.device, training.precision, training.devices)
-        _launch(fabric, Job(folder, sets, training))
+        _launch(fabric, Job(folder, sets, training, after_epoch))
     device = str(make_fabric(training.device, training.precision).device)
     return load_folder(folder, device=device, precision=training.precision)
 
@@ -81,6 +89,7 @@ class Job:
     folder: Path
     sets: ReportSets
     training: CarZeroTraining
+    after_epoch: Callable[[Run], None] | None = None
 
 
 def _launch(fabric: Fabric, job: Job) -> None:
@@ -219,6 +228,8 @@ class Run:
 
     def _epoch_end(self, epoch: int) -> bool:
         self._validate(epoch)
+        if self.job.after_epoch and self.fabric.is_global_zero:
+            self.job.after_epoch(self)
         self._save(epoch + 1, 0)
         return self._stuck()
 
