@@ -14,6 +14,7 @@ from wordsight.errors import WordsightError
 COMMANDS: Mapping[tuple[str, ...], tuple[str, str]] = {
     ("demo",): ("demo", "everything on synthetic images: no data, no weights, about two minutes on a laptop"),
     ("train", "mla"): ("train_mla", "train MLA-LP or MVFA on a few images of a set, or zero-shot on other sets"),
+    ("train", "carzero"): ("train_carzero", "pretrain CARZero on images with reports"),
     ("predict",): ("predict", "scores and heatmaps for an image, a folder, a DICOM tree or a table"),
     ("evaluate",): ("evaluate", "measure trained runs on labelled images, with intervals"),
     ("score",): ("score", "score anybody's prediction file by the protocol of a chest x-ray benchmark"),

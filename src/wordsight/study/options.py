@@ -69,8 +69,8 @@ class TrainOptions:
                 raise SettingsError(f"{name}: expected different whole numbers from 0, got {list(values)}.")
         if self.shots < 0:
             raise SettingsError(f"shots: expected 0 (zero-shot) or more, got {self.shots}.")
-        _known("settings", self.settings, MlaSettings)
-        _known("training", self.training, MlaTraining)
+        check_fields("settings", self.settings, MlaSettings)
+        check_fields("training", self.training, MlaTraining)
         if "seed" in self.training:
             raise SettingsError("training seed: expected it among `seeds`, got it in `training`. Move it there.")
 
@@ -187,7 +187,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _known(what: str, values: Mapping[str, Any], owner: Any) -> None:
+def check_fields(what: str, values: Mapping[str, Any], owner: Any) -> None:
+    """Raise SettingsError for names that are no fields of a dataclass."""
     names = {f.name for f in fields(owner)}
     unknown = sorted(set(values) - names)
     if unknown:

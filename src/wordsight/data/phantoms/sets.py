@@ -40,7 +40,7 @@ MASKED = frozenset({"Brain", "Liver", "Retina_RESC"})
 
 
 @cache
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Once per process, free a large array: glibc then reuses freed memory instead of faulting it in for each array."""
     np.empty(4_000_000, np.float32)
 
@@ -53,5 +53,5 @@ def draw_phantom(name: str, seed: int, index: int, abnormal: bool, size: int = S
     """
     if name not in SETS:
         raise DataError(f"unknown phantom set {name!r}: expected one of {', '.join(SETS)}. Check the spelling.")
-    _keep_memory()
+    keep_memory()
     return SETS[name](stream(name, seed, index), abnormal, size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from wordsight.data.phantoms.reports import FINDINGS, State, draw_report_phantom
 from wordsight.data.phantoms.sets import MASKED, draw_phantom
 
 OUTLINE = (255, 64, 32)
@@ -21,6 +22,20 @@ def contact_sheet(name: str, seed: int = 0, columns: int = 6, size: int = 240) -
     if name in MASKED:
         rows.append([_outlined(_rgb(phantom.pixels), phantom.mask) for phantom in drawn])
     return np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
+
+
+def report_sheet(seed: int = 0, columns: int = 6, size: int = 224) -> NDArray[np.uint8]:
+    """One row of chest phantoms per finding of `reports.FINDINGS`, in that order; the right half with outlines.
+
+    Each shows that finding alone. Returns (findings * size, columns * size, 3) uint8 RGB.
+    """
+    rows = []
+    for finding in FINDINGS:
+        drawn = [draw_report_phantom(seed, index, size, {finding: State.PRESENT}) for index in range(columns)]
+        plain = [_rgb(phantom.pixels) for phantom in drawn[: columns // 2]]
+        outlined = [_outlined(_rgb(p.pixels), p.findings[finding].mask) for p in drawn[columns // 2 :]]
+        rows.append(np.concatenate([*plain, *outlined], axis=1))
+    return np.concatenate(rows, axis=0)
 
 
 def _rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

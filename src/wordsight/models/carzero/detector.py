@@ -33,6 +33,14 @@ from wordsight.models.tensor_files import hash_tensors
 from wordsight.types import Float32, Geometry, Heatmap, Image, Prediction, PromptSet, ScoreKind
 
 
+def input_spec(settings: CarZeroSettings) -> InputSpec:
+    """What `prepare` must do with an image; the published letterbox, in proportion for other sizes."""
+    size = settings.image_size
+    if (size, size) == CARZERO_INPUT.size:
+        return CARZERO_INPUT
+    return replace(CARZERO_INPUT, size=(size, size), resize_to=round(size * 256 / 224))
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFeatures:
     """Encoded images, to be asked as often as wanted: tokens (B, 1 + P, D), the global one first."""
@@ -166,10 +174,7 @@ class CarZero:
     @property
     def input_spec(self) -> InputSpec:
         """What `prepare` must do with an image; the published letterbox, in proportion for other sizes."""
-        size = self.settings.image_size
-        if (size, size) == CARZERO_INPUT.size:
-            return CARZERO_INPUT
-        return replace(CARZERO_INPUT, size=(size, size), resize_to=round(size * 256 / 224))
+        return input_spec(self.settings)
 
     @property
     def device(self) -> torch.device:
