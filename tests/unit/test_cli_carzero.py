@@ -20,6 +20,7 @@ from wordsight.cli.main import main
 from wordsight.data.sources.openi import FINDINGS as OPENI
 from wordsight.imaging import read_image
 from wordsight.models.carzero.detector import CarZero
+from wordsight.models.carzero.storage import save_folder
 from wordsight.models.carzero.weights import read_state, state_of, write_published, write_safetensors
 from wordsight.text.prompts import prompt_set
 from wordsight.types import PromptSet
@@ -191,6 +192,29 @@ def test_a_finished_folder_is_kept_or_refused_or_overwritten(
     (tmp_path / "out" / "predict.json").unlink()
     assert predict(prompts="There is a mass") == 2
     assert "holds predictions.csv, and nothing says how it was made" in capsys.readouterr().err
+
+
+def test_a_trained_folder_has_its_own_text_and_settings(
+    home: Path, tmp_path: Path, predict: Predict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    save_folder(run, make_carzero(keep_single_words=True), home / "text", {})
+    words = ["predict", str(home / "in"), "--model", str(run), "--prompts", ASKED, "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "own")]) == 0
+    assert predict("--settings", "corrected") == 0
+    mine, other = (table(tmp_path / name / "predictions.csv") for name in ("own", "out"))
+    assert mine == other  # sentences of several words are cleaned alike
+    settings = json_of(tmp_path / "own" / "predict.json")["run"]["settings"]
+    assert (settings["keep_single_words"], settings["keep_numbers"]) == (True, False)
+    capsys.readouterr()
+    assert main([*words, "--text", str(home / "text"), "--out", str(tmp_path / "no")]) == 2
+    assert "run: has its own, got --text. Leave it out" in capsys.readouterr().err
+    assert main([*words[:4], "--out", str(tmp_path / "no")]) == 2
+    assert "expected --prompts, got none" in capsys.readouterr().err
+    assert main(["convert", str(run), str(tmp_path / "run.ckpt")]) == 0
+    assert read_state(tmp_path / "run.ckpt")[0]["fusion_module.decoder_norm.weight"].shape == (32,)
+    assert main([*words[:3], "carzero", "--weights", "tiny", "--prompts", ASKED, "--text", str(home / "text")]) == 2
+    assert "carzero --weights tiny: has its own, got --text" in capsys.readouterr().err
 
 
 def test_prompts_are_kept_on_disk(predict: Predict, home: Path, tmp_path: Path, own_cache: Path) -> None:

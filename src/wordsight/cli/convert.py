@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Weights from one form into another: adapters and prompts of MLA-LP or MVFA (a published .pth, a .safetensors "
-    "file, or a run folder), or a CARZero (the published .ckpt, or a .safetensors file). IN is known by its content, "
-    "OUT by its name; every tensor is accounted for and compared bit by bit. For adapters, --architecture makes OUT a "
-    "run folder for predict and evaluate; give --data, --target and --shots too where scores shall use the memory bank "
-    "of normal support images."
+    "file, or a run folder), or a CARZero (the published .ckpt, a .safetensors file, or a run folder). IN is known by "
+    "its content, OUT by its name; every tensor is accounted for and compared bit by bit. For adapters, --architecture "
+    "makes OUT a run folder for predict and evaluate; give --data, --target and --shots too where scores shall use the "
+    "memory bank of normal support images."
 )
 
 

@@ -27,14 +27,14 @@ def parser() -> CommandParser:
         help="an image (PNG, JPEG, TIFF, BMP, DICOM, NIfTI), a folder of images or a "
         "DICOM tree (all subfolders), or a manifest (.csv, .parquet) with a column path",
     )
-    p.add_argument("--model", type=str, required=True, help="run folder of a trained detector, or carzero")
+    p.add_argument("--model", type=str, required=True, help="run folder of train mla or train carzero, or carzero")
     p.add_argument("--out", type=str | None, default=None, help="output folder; null: predictions/<source's name>")
     p.add_argument(
         "--weights",
         type=str | None,
         default=None,
-        help="CARZero: CARZero_best_model.ckpt or a .safetensors made of it; a run: file of the CLIP where it is not "
-        "where training found it",
+        help="CARZero: CARZero_best_model.ckpt, a .safetensors made of it, or tiny, the small network of this package; "
+        "a run: file of the CLIP where it is not where training found it",
     )
     _add_questions(p)
     add_switch(p, "--maps", "maps of where the detector looked; without them CARZero is faster")

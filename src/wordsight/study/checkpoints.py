@@ -74,9 +74,11 @@ def convert(source: Path, target: Path, *, settings: str | None = None, overwrit
     Raises WeightsError for what cannot be read or came back different, SettingsError for a target of another kind or
     one that exists.
     """
+    from wordsight.models.carzero.storage import WEIGHTS, is_carzero_folder
     from wordsight.models.carzero.weights import is_carzero
     from wordsight.models.mla.weights import write_published, write_safetensors
 
+    source = source / WEIGHTS if is_carzero_folder(source) else source
     if source.is_file() and is_carzero(source):
         from wordsight.study.carzero_files import convert_carzero
 

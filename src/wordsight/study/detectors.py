@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wordsight.models.carzero.settings import CarZeroSettings
     from wordsight.models.mla.detector import MlaLp
 
-CARZERO = "carzero"
+CARZERO, TINY = "carzero", "tiny"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,25 +49,36 @@ def open_looker(options: PredictOptions) -> Looker:
 def _looker_of_run(options: PredictOptions) -> Looker:
     """A trained run folder, of either method."""
     from wordsight.loading import load
-    from wordsight.models.mla.detector import MlaLp
+    from wordsight.models.carzero.storage import is_carzero_folder
     from wordsight.train.engine import make_fabric
 
     folder = Path(options.model).expanduser()
     if not folder.exists():
         raise WeightsError(
             f"{folder}: no such run folder, and no method that predicts without one ({CARZERO}). Train one with "
-            "`wordsight train mla`."
+            "`wordsight train mla` or `wordsight train carzero`."
         )
+    device = str(make_fabric(options.device, "fp32").device)
+    if is_carzero_folder(folder):
+        _refuse_own(options)
+        return _looker_of_carzero(load(folder, weights=options.weights, device=device), options)
     folders = detector_folders(folder)
     if len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
         raise SettingsError(f"{options.model}: holds several detectors ({names}). Name the folder of one of them.")
-    device = str(make_fabric(options.device, "fp32").device)
-    detector: MlaLp | CarZero = load(folders[0], weights=options.weights, device=device)
-    if isinstance(detector, MlaLp):
-        _refuse_questions(options)
-        return _looker_of_mla(replace(detector, batch_size=options.eval_batch))
-    return _looker_of_carzero(detector, options)
+    _refuse_questions(options)
+    detector: MlaLp = load(folders[0], weights=options.weights, device=device)
+    return _looker_of_mla(replace(detector, batch_size=options.eval_batch))
+
+
+def _refuse_own(options: PredictOptions) -> None:
+    """A CARZero that was trained here has its text encoder and settings in its folder; prompts it needs."""
+    own = {"--text": options.ask.text, "--settings": options.ask.settings}
+    given = [flag for flag, value in own.items() if value is not None]
+    if given:
+        name = f"{options.model} --weights tiny" if options.model == CARZERO else options.model
+        raise SettingsError(f"{name}: has its own, got {' and '.join(given)}. Leave it out.")
+    _wanted_prompts(options.ask)  # before minutes of loading
 
 
 def _refuse_questions(options: PredictOptions) -> None:
@@ -99,20 +110,26 @@ def _looker_of_mla(detector: MlaLp) -> Looker:
 
 
 def _load_carzero(options: PredictOptions) -> CarZero:
-    """CARZero from its two files. Raises WeightsError that says which is missing."""
+    """CARZero from its two files, or the small one of this package. Raises WeightsError that says which is missing."""
+    from wordsight.loading import load
+    from wordsight.train.engine import make_fabric
+
+    if options.weights == Path(TINY):
+        _refuse_own(options)
+        return load("carzero", weights=TINY, device=str(make_fabric(options.device, "fp32").device))
     files = (("--weights", options.weights), ("--text", options.ask.text))
     missing = [name for name, value in files if value is None]
     if missing or options.weights is None or options.ask.text is None:
         raise WeightsError(
             "carzero: expected --weights FILE (CARZero_best_model.ckpt, or a .safetensors made of it) and --text "
             f"FOLDER (tokenizer and config.json of its BERT), got no {' and no '.join(missing)}. "
-            "Neither comes with this package; docs/carzero.md says where they are from."
+            "Neither comes with this package; docs/carzero.md says where they are from. A small network for trying "
+            "things out: --weights tiny."
         )
     _wanted_prompts(options.ask)  # before minutes of loading
     from wordsight.models.carzero.detector import CarZero
     from wordsight.models.carzero.text_input import find_text_folder
     from wordsight.models.carzero.weights import load_network, text_shape
-    from wordsight.train.engine import make_fabric
 
     corrected = options.ask.settings == "corrected"
     settings = None if options.ask.settings is None or corrected else carzero_settings(options.ask.settings)
