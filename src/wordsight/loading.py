@@ -21,7 +21,7 @@ def load(
     name_or_run: Literal["carzero"],
     *,
     weights: str | Path,
-    text: str | Path,
+    text: str | Path | None = None,
     settings: CarZeroSettings | None = None,
     device: str = "cpu",
 ) -> CarZero: ...
@@ -36,7 +36,7 @@ def load(
     settings: MlaSettings | None = None,
     seed: int | None = None,
     device: str = "cpu",
-) -> MlaLp: ...
+) -> Any: ...
 
 
 def load(
@@ -52,11 +52,13 @@ def load(
     """A trained detector from its run folder, or one by its method's name: "mla" (untrained) or "carzero".
 
     device: "cpu", "cuda" or "cuda:<number>". settings: for a name only (default: as published).
-    A run: weights is the file of the frozen backbone, where it is not where training found it.
+    A run: of `wordsight train mla` (weights is the file of the frozen backbone, where it is not where training found
+    it) or of `wordsight train carzero` (weights: another file of the same network; while it trains, the best so far).
     "mla": weights is that of the frozen backbone; architecture (default "tiny", the backbone of this package; else see
     `load_clip`); seed of the untrained adapters (default 111).
     "carzero": weights is the published checkpoint or a file of this package; text, the folder of its text encoder or
     its name on the Hugging Face Hub, where it is in this computer's cache (see `CarZero.from_published`).
+    weights="tiny" is the small CARZero of this package, trained on phantoms.
     A name wins over a folder of that name: write "./mla" for the folder. A backbone is never drawn at random here.
     Raises SettingsError for an unknown name, for arguments of another method and for settings that a run has already,
     WeightsError for files that are missing or do not fit.
@@ -71,10 +73,16 @@ def load(
     if not folder.is_dir():
         raise SettingsError(
             f"expected {' or '.join(METHODS)}, or the folder of a trained run, got {str(name_or_run)!r}. "
-            "Train one with `wordsight train mla`."
+            "Train one with `wordsight train mla` or `wordsight train carzero`."
         )
+    from wordsight.models.carzero.storage import is_carzero_folder
+
     own = {"architecture": architecture, "settings": settings, "seed": seed, "text": text}
     _refuse(f"{folder}: a trained run has its own", "Leave it out.", **own)
+    if is_carzero_folder(folder):
+        from wordsight.models.carzero.storage import load_folder
+
+        return load_folder(folder, weights=weights, device=device)
     return _load_run(folder, weights, device)
 
 
@@ -90,12 +98,17 @@ def _load_carzero(weights: str | Path | None, text: str | Path | None, settings:
     from wordsight.models.carzero.detector import CarZero
     from wordsight.models.carzero.settings import CarZeroSettings
 
+    if weights == "tiny":
+        from wordsight.models.carzero.storage import load_folder, tiny_folder
+
+        _refuse("carzero 'tiny' has its own", "Leave it out.", text=text, settings=settings)
+        return load_folder(tiny_folder(), device=device)
     if weights is None or text is None:
         missing = "no weights" if weights is None else "no text"
         raise WeightsError(
             "carzero: expected weights= (CARZero_best_model.ckpt, or a .safetensors of this package) and text= (the "
             f"folder of its BERT with tokenizer and config.json), got {missing}. Neither comes with this package; "
-            "download them from their publisher."
+            "download them from their publisher, or try weights='tiny'."
         )
     _check_settings("carzero", settings, CarZeroSettings)
     return CarZero.from_published(weights, text=text, settings=settings, device=device)

@@ -15,12 +15,12 @@ QUIET_SECONDS = 2.0
 class Progress:
     """A bar that appears once the work has lasted two seconds; `advance` counts, `note` sets the text at its end."""
 
-    def __init__(self, description: str, total: int | None, unit: str) -> None:
+    def __init__(self, description: str, total: int | None, unit: str, show: bool = True) -> None:
         self._description, self._total, self._unit = description, total, unit
         self._done, self._note = 0, ""
         self._start = time.monotonic()
         self._bar: object | None = None
-        self._active = sys.stderr.isatty()
+        self._active = show and sys.stderr.isatty()
 
     def advance(self, steps: int = 1) -> None:
         """Count finished units."""
@@ -66,9 +66,11 @@ class Progress:
 
 
 @contextmanager
-def progress(description: str, total: int | None = None, unit: str = "images") -> Iterator[Progress]:
-    """A progress bar for a block; call `advance` on what it yields."""
-    bar = Progress(description, total, unit)
+def progress(
+    description: str, total: int | None = None, unit: str = "images", *, show: bool = True
+) -> Iterator[Progress]:
+    """A progress bar for a block; call `advance` on what it yields. show: False in all but one of many processes."""
+    bar = Progress(description, total, unit, show)
     try:
         yield bar
     finally:

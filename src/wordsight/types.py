@@ -26,6 +26,8 @@ class ScoreKind(StrEnum):
     DISTANCE = "distance"
     SCALED = "scaled"
     """Min-max scaled by a stated ScoreScale; higher is more abnormal, [0, 1] on the data that set the scale."""
+    ATTENTION = "attention"
+    """Share of a sentence's attention that a cell of the image takes: 0 or more, at most 1 over all cells together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,19 @@ class Record:
         return self.path.name if self.frame is None else f"{self.path.name}#{self.frame}"
 
 
+def peak(values: Float32) -> tuple[float, float]:
+    """(row, column) of a map's largest value, in continuous coordinates where pixel i covers [i, i + 1).
+
+    values: (h, w), NaN where nothing was seen. Cells that share the largest value (a repeated coarse cell) are
+    averaged, so that the nearest and the coarse form of a map point at the same place.
+    Raises MetricError for a map without a number.
+    """
+    if values.ndim != 2 or np.isnan(values).all():
+        raise MetricError(f"expected a map (h, w) with numbers, got shape {values.shape}. Check the prediction.")
+    rows, columns = np.nonzero(values == np.nanmax(values))
+    return float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class Heatmap:
     """values: (H, W) float32 on the original image grid, NaN where the network never looked."""
@@ -212,8 +227,9 @@ class Heatmap:
 class Prediction:
     """What a detector says of one image.
 
-    findings: (F,) names; scores: (F,) float32; maps: (F, h, w) float32 over the prepared array, or None;
-    geometry: from that array back to the image; weights: hash of the weights that made it.
+    findings: (F,) names; scores: (F,) float32; maps: (F, h, w) float32 over the prepared array, of any resolution, or
+    None; geometry: from that array back to the image; weights: hash of the weights that made it; map_kind: what the
+    maps mean where that is something else than the scores.
     """
 
     findings: tuple[str, ...]
@@ -223,15 +239,30 @@ class Prediction:
     geometry: Geometry
     weights: str
     source: str = "<array>"
+    map_kind: ScoreKind | None = None
 
     def heatmap(self, finding: str | None = None) -> Heatmap:
         """The map of one finding (default: the first) on the original grid. Raises MetricError if there is none."""
+        wanted, values = self._map(finding)
+        return Heatmap(wanted, self.geometry.to_image(values), self.map_kind or self.kind)
+
+    def peak(self, finding: str | None = None) -> tuple[float, float]:
+        """(row, column) on the image where a finding's map is largest: the centre of its largest cell.
+
+        Continuous coordinates; outside the image where that cell lies on padding. Raises MetricError without a map.
+        """
+        _, values = self._map(finding)
+        array = np.array([peak(values)]) * self.geometry.array_shape / values.shape
+        row, column = self.geometry.to_image_points(array)[0]
+        return float(row), float(column)
+
+    def _map(self, finding: str | None) -> tuple[str, Float32]:
         if self.maps is None:
             raise MetricError(f"{self.source}: this prediction has no maps. Ask the detector for maps.")
         wanted = self.findings[0] if finding is None else finding
         if wanted not in self.findings:
             raise MetricError(f"expected one of {', '.join(self.findings)}, got {wanted!r}.")
-        return Heatmap(wanted, self.geometry.to_image(self.maps[self.findings.index(wanted)]), self.kind)
+        return wanted, self.maps[self.findings.index(wanted)]
 
 
 @runtime_checkable

@@ -66,6 +66,13 @@ def test_scores_are_means_over_a_findings_sentences(bound: CarZero) -> None:
     assert bound.score_kind is ScoreKind.LOGIT
 
 
+def test_the_prompt_set_may_say_how_sentences_combine(bound: CarZero, detector: CarZero) -> None:
+    features = bound.encode([picture(0)])
+    best = detector.with_prompts(replace(PROMPTS, how="max"))
+    assert np.array_equal(best.score(features), replace(bound, combine="max").score(features))
+    assert np.array_equal(replace(best, combine="mean").score(features), bound.score(features))
+
+
 def test_pairs_are_probabilities(bound: CarZero) -> None:
     images = [picture(i) for i in range(2)]
     positive = pairs(bound, images, [s for group in PROMPTS.positive for s in group])
@@ -108,7 +115,21 @@ def test_maps_lie_on_the_images_grid(bound: CarZero) -> None:
     prediction = bound.predict([image])[0]
     np.testing.assert_allclose(prediction.heatmap("mass").values, heatmaps[1].values, atol=1e-6)
     assert prediction.maps is not None
-    assert prediction.maps.shape == (3, 32, 32)
+    assert prediction.maps.shape == (3, 4, 4)  # cells; the geometry draws them smoothly
+    assert {h.kind for h in heatmaps} == {prediction.heatmap().kind} == {ScoreKind.ATTENTION}
+    assert prediction.kind is ScoreKind.LOGIT
+
+
+def test_both_forms_of_a_map_peak_at_the_same_place(bound: CarZero) -> None:
+    for seed in range(4):
+        smooth, near = (replace(bound, enlarge=how).predict([picture(seed)])[0] for how in ("smooth", "nearest"))
+        for finding in PROMPTS.findings:
+            assert smooth.peak(finding) == pytest.approx(near.peak(finding))
+            row, column = smooth.peak(finding)
+            assert smooth.maps is not None
+            cells = smooth.maps[PROMPTS.findings.index(finding)]
+            at = (smooth.geometry.to_array_points(np.array([[row, column]]))[0] // 8).astype(int)
+            assert cells[tuple(at)] == cells.max()
 
 
 def test_published_maps_repeat_their_cells(bound: CarZero) -> None:

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from reference_carzero import Twin, local_similarity
 from tiny_carzero import SETTINGS, WORDS, make_carzero, text_folder
-from wordsight.errors import PromptError, SettingsError, TrainingError
-from wordsight.models.carzero.grounding import attention_maps, enlarge, peak
+from wordsight.errors import MetricError, PromptError, SettingsError, TrainingError
+from wordsight.models.carzero.grounding import attention_maps, display_limits, enlarge, even_share
 from wordsight.models.carzero.loss import contrastive_loss, pair_loss
 from wordsight.models.carzero.model import PairLogits
 from wordsight.models.carzero.scoring import (
@@ -32,8 +32,10 @@ from wordsight.models.carzero.scoring import (
     word_lengths,
 )
 from wordsight.models.carzero.scoring import local_similarity as our_local_similarity
+from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.text_encoder import TextFeatures, sum_words
 from wordsight.models.carzero.text_input import TextInput, Tokens
+from wordsight.types import peak
 
 TEXTS = ["no pneumothorax", "there is a small pleural effusion", "", "cardiomegaly opacities nodules there " * 5]
 SIZE, GRID, WIDTH = 32, 4, 32
@@ -317,8 +319,14 @@ def test_the_peak_is_the_same_place_in_either_size() -> None:
     assert peak(big) == (1.5 * 8, 2.5 * 8)
     big[:3] = np.nan
     assert peak(big) == (1.5 * 8, 2.5 * 8)
-    with pytest.raises(Exception, match=r"expected a map \(h, w\) with numbers, got shape \(2, 2\)"):
+    with pytest.raises(MetricError, match=r"expected a map \(h, w\) with numbers, got shape \(2, 2\)"):
         peak(np.full((2, 2), np.nan, np.float32))
+
+
+def test_the_scale_of_drawing_counts_in_even_shares() -> None:
+    published = CarZeroSettings()
+    assert even_share(published) == pytest.approx(1 / 196)
+    assert display_limits(published) == (0.0, pytest.approx(10 / 196))
 
 
 # -- loss -------------------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_guarded_turns_errors_into_statuses(capsys: pytest.CaptureFixture[str]) 
     assert guarded(lambda: fails(DataError("two\n  lines"))) == 2
     assert capsys.readouterr().err == "error: two lines\n"
     assert guarded(lambda: fails(KeyboardInterrupt())) == 130
-    assert "Training goes on where it stopped" in capsys.readouterr().err
+    assert "Training and predictions go on where they stopped" in capsys.readouterr().err
     assert guarded(lambda: fails(SystemExit(3))) == 3
     assert guarded(lambda: fails(SystemExit("text"))) == 2
     with pytest.raises(ZeroDivisionError):

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wordsight.cli.parser import CommandParser, path_or_none
 from wordsight.cli.show import say
 from wordsight.errors import SettingsError
 
+if TYPE_CHECKING:
+    from wordsight.study.checkpoints import Converted
+
 DESCRIPTION = (
-    "Adapters and prompts of MLA-LP or MVFA from one form into another: a published .pth, a .safetensors file, or a "
-    "run folder; IN is known by its content, OUT by its name. Every tensor is accounted for and "
-    "compared bit by bit. With --architecture OUT becomes a run folder for predict and evaluate; give --data, --target "
-    "and --shots too where scores shall use the memory bank of normal support images."
+    "Weights from one form into another: adapters and prompts of MLA-LP or MVFA (a published .pth, a .safetensors "
+    "file, or a run folder), or a CARZero (the published .ckpt, a .safetensors file, or a run folder). IN is known by "
+    "its content, OUT by its name; every tensor is accounted for and compared bit by bit. For adapters, --architecture "
+    "makes OUT a run folder for predict and evaluate; give --data, --target and --shots too where scores shall use the "
+    "memory bank of normal support images."
 )
 
 
 def parser() -> CommandParser:
     """Flags of the command."""
     p = CommandParser("convert", "IN OUT [options]", DESCRIPTION)
-    p.add_argument("source", type=str, metavar="IN", help="published .pth, .safetensors, or a run folder")
+    p.add_argument("source", type=str, metavar="IN", help="published .pth or .ckpt, .safetensors, or a run folder")
     p.add_argument(
-        "destination", type=str, metavar="OUT", help=".safetensors, .pth, or with --architecture a new folder"
+        "destination",
+        type=str,
+        metavar="OUT",
+        help=".safetensors, .pth, .ckpt (CARZero), or with --architecture a new folder",
     )
     p.add_argument(
         "--architecture",
@@ -38,6 +46,12 @@ def parser() -> CommandParser:
     p.add_argument("--draw", type=int, default=0, help="which support draw")
     p.add_argument("--support", type=str, default="auto", help="as in wordsight train mla")
     p.add_argument("--object-name", type=str | None, default=None, help="what MVFA's sentences name; null: by the set")
+    p.add_argument(
+        "--settings",
+        type=str | None,
+        default=None,
+        help="of a CARZero that is not the published variant: global, local, gl, mlp_gl or a .json file",
+    )
     p.add_argument("--device", type=str, default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:1")
     return p
 
@@ -52,16 +66,29 @@ def main(argv: Sequence[str]) -> int:
         raise SettingsError("--weights and --data make a run folder, which needs --architecture too. Give it.")
     from wordsight.study import convert
 
-    made = convert(source, target)
+    made = convert(source, target, settings=args.settings)
     print(f"{made.method}: {len(made.shapes)} tensors, {made.parameters} numbers, equal bit by bit")
-    for name, shape in made.shapes.items():
-        print(f"  {name}: {' x '.join(map(str, shape))}")
+    for line in _parts(made) if made.method == "carzero" else _tensors(made):
+        print(f"  {line}")
     for name, value in made.info.items():
         print(f"  {name} = {value}")
     for note in made.notes:
         say(f"note: {note}")
     print(f"written: {made.target}")
     return 0
+
+
+def _tensors(made: Converted) -> list[str]:
+    """Every tensor with its shape."""
+    return [f"{name}: {' x '.join(map(str, shape))}" for name, shape in made.shapes.items()]
+
+
+def _parts(made: Converted) -> list[str]:
+    """The parts of a network, with how much each holds."""
+    sizes: dict[str, list[int]] = {}
+    for name, shape in made.shapes.items():
+        sizes.setdefault(name.partition(".")[0], []).append(math.prod(shape))
+    return [f"{part}: {len(counts)} tensors, {sum(counts)} numbers" for part, counts in sizes.items()]
 
 
 def _to_run(source: Path, target: Path, args: Any) -> int:

@@ -14,6 +14,7 @@ from wordsight.errors import WordsightError
 COMMANDS: Mapping[tuple[str, ...], tuple[str, str]] = {
     ("demo",): ("demo", "everything on synthetic images: no data, no weights, about two minutes on a laptop"),
     ("train", "mla"): ("train_mla", "train MLA-LP or MVFA on a few images of a set, or zero-shot on other sets"),
+    ("train", "carzero"): ("train_carzero", "pretrain CARZero on images with reports"),
     ("predict",): ("predict", "scores and heatmaps for an image, a folder, a DICOM tree or a table"),
     ("evaluate",): ("evaluate", "measure trained runs on labelled images, with intervals"),
     ("score",): ("score", "score anybody's prediction file by the protocol of a chest x-ray benchmark"),
@@ -41,7 +42,10 @@ def guarded(work: Callable[[], int]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("interrupted. Training goes on where it stopped when the same command is given again.", file=sys.stderr)
+        print(
+            "interrupted. Training and predictions go on where they stopped when the same command is given again.",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     except BrokenPipeError:
         # whoever read the output has gone; Python would complain once more when it closes stdout

@@ -143,4 +143,5 @@ def write_png(path: str | Path, rgb: RGB) -> None:
     if rgb.dtype != np.uint8 or rgb.ndim not in (2, 3) or (rgb.ndim == 3 and rgb.shape[2] != 3) or 0 in rgb.shape:
         raise ImageError(f"expected a (H, W) or (H, W, 3) uint8 array to write, got {rgb.dtype} {rgb.shape}.")
     with atomic_path(path) as temporary:
-        Pillow.fromarray(np.ascontiguousarray(rgb)).save(temporary, format="PNG")
+        # level 3 takes half the time of the default for a tenth more bytes
+        Pillow.fromarray(np.ascontiguousarray(rgb)).save(temporary, format="PNG", compress_level=3)

@@ -10,6 +10,7 @@ _HOMES = {
     "rebuild_report": "store",
     "render_report": "html",
     "write_evaluation": "store",
+    "prediction_folder": "predictions",
     "write_predictions": "predictions",
 }
 __all__ = [*_HOMES]

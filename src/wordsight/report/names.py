@@ -40,6 +40,10 @@ class SafeNames:
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
+    def reserve(self, name: str) -> None:
+        """Take a name that was given before."""
+        self._taken.add(unicodedata.normalize("NFKC", name).casefold())
+
     def of(self, text: str) -> str:
         """A name for `text`; a number is added where it is already taken."""
         wanted = name = safe_name(text)
@@ -52,12 +56,13 @@ class SafeNames:
 
 
 @contextmanager
-def replacing(folder: Path, *, heatmaps: str = "heatmaps") -> Iterator[Path]:
+def replacing(folder: Path, *, heatmaps: str = "heatmaps", waiting: str | None = None) -> Iterator[Path]:
     """Yield an empty folder; on success move what is in it into `folder`, on failure leave `folder` as it was.
 
     An older heatmaps folder goes, since its pictures belong to older numbers; other files stay. Files move one by one,
-    each whole, the pages (*.html) last. Raises DataError if the folder cannot be written, or if it holds heatmaps
-    but no results of an earlier run.
+    each whole, the pages (*.html) last. waiting: name of a folder inside `folder`, in whose subfolder `new` the files
+    wait; on failure it stays and is yielded again the next time, with what is in it. None: one that never stays.
+    Raises DataError if the folder cannot be written, or if it holds heatmaps but no results of an earlier run.
     """
     created = not folder.exists()
     old = folder / heatmaps
@@ -65,22 +70,25 @@ def replacing(folder: Path, *, heatmaps: str = "heatmaps") -> Iterator[Path]:
         raise DataError(f"{folder}: holds {heatmaps}/ that no report wrote. Choose another output folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".report-", dir=folder))
+        staging = Path(tempfile.mkdtemp(prefix=".report-", dir=folder)) if waiting is None else folder / waiting
+        (staging / "new").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder}: cannot write here ({error.strerror}). Choose another output folder.") from error
+    keep = waiting is not None
     try:
         new = staging / "new"
-        new.mkdir()
         yield new
         if old.exists():
+            shutil.rmtree(staging / "old", ignore_errors=True)
             os.replace(old, staging / "old")
         for path in sorted(new.iterdir(), key=lambda p: (p.suffix == ".html", p.name)):
             os.replace(path, folder / path.name)
-        created = False
+        created = keep = False
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if created:
-            remove_if_empty(folder)
+        if not keep:
+            shutil.rmtree(staging, ignore_errors=True)
+            if created:
+                remove_if_empty(folder)
 
 
 def remove_if_empty(folder: Path) -> None:

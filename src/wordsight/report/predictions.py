@@ -1,144 +1,349 @@
-"""Predictions -> predictions.csv, predictions.json, heatmaps and a page; one image in memory at a time."""
+"""Predictions -> predictions.csv, predictions.json, heatmaps and a page; one image in memory at a time.
+
+Rows go to a journal as they come, and the tables are written from it at the end. With `run`, which says what decides
+the numbers, an interrupted work leaves journal and heatmaps in a hidden folder, and the next call goes on from them.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+import shutil
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from wordsight import __version__
 from wordsight.errors import DataError
-from wordsight.files import write_text
+from wordsight.files import write_json, write_text
 from wordsight.imaging.overlay import overlay, to_rgb, write_png
 from wordsight.progress import track
 from wordsight.report import words
-from wordsight.report.html import MAX_FAILURES, data_uri, render_page
-from wordsight.report.names import SafeNames, replacing
+from wordsight.report.journal import Journal
+from wordsight.report.names import SafeNames, remove_if_empty, replacing
 from wordsight.report.pictures import encode_png, on_grid, shrunk
+from wordsight.report.prediction_page import Head, render_predictions
 from wordsight.types import Heatmap, Image, Prediction, Record, ScoreKind
 
 SCHEMA = 1
 COLUMNS = ("name", "path", "label", "kind", "heatmap")
+RUN, WAITING, JOURNAL = "predict.json", ".predictions", "rows.jsonl"
 THUMBNAIL = 192
 THUMBNAIL_BUDGET = 3_300_000
-SHOWN_FINDINGS = 6
+SHOWN_MAPS = 2
+_HEAD = "#detector"
 Item = tuple[Record | str, Image, Prediction]
 
 
-@dataclass
-class _Page:
-    """What the page will hold: bounded by the number of thumbnails and by their bytes."""
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How predictions are drawn.
 
-    most: int
-    images: list[dict[str, Any]] = field(default_factory=list)
-    spent: int = 0
+    heatmaps: whether PNG files are written; max_findings: per image, for that many highest-scored findings, None for
+    all. limits: ends of the colour map, None for 0 and 1 of probabilities and scaled scores, else each map's own
+    range; limits_words: what the ends are, for people. max_thumbnails: images shown in the page.
+    """
 
-    def add(self, name: str, image: Image, prediction: Prediction, limits: tuple[float, float] | None) -> None:
-        """Keep a thumbnail with its scores while there is room."""
-        if len(self.images) >= self.most or self.spent >= THUMBNAIL_BUDGET:
-            return
-        order = np.argsort(-prediction.scores, kind="stable")[:SHOWN_FINDINGS]
-        pairs = [(words.printable(prediction.findings[i], 80), f"{prediction.scores[i]:.3g}") for i in order]
-        small = shrunk(image, THUMBNAIL)
-        panels = [("image", encode_png(to_rgb(small), THUMBNAIL))]
-        if prediction.maps is not None:
-            finding = prediction.findings[int(order[0])]
-            values = on_grid(prediction.geometry, small.shape, prediction.maps[int(order[0])])
-            drawn = overlay(small, Heatmap(finding, values, prediction.kind), limits=limits)
-            panels.append((f"map: {words.printable(finding, 80)}", encode_png(drawn, THUMBNAIL)))
-        self.spent += sum(len(png) for _, png in panels)
-        shown = words.printable(name, 90)
-        uris = [(label, data_uri(png), f"{shown}: {label}") for label, png in panels]
-        self.images.append(
-            {"name": shown, "panels": uris, "scores": pairs, "more": len(prediction.findings) > len(pairs)}
-        )
+    heatmaps: bool = True
+    max_findings: int | None = 3
+    limits: tuple[float, float] | None = None
+    limits_words: str = ""
+    max_thumbnails: int = 200
+
+    def limits_for(self, kind: ScoreKind) -> tuple[float, float] | None:
+        """Colour limits of maps of a kind."""
+        default = (0.0, 1.0) if kind in (ScoreKind.PROBABILITY, ScoreKind.SCALED) else None
+        return self.limits or default
 
 
 @dataclass
-class _Writer:
-    """Rows and pictures of a stream of predictions; findings, kind and weights are those of the first one."""
+class PredictionWriter:
+    """Takes predictions one by one; findings, kind and weights are those of the first one.
+
+    folder: where files wait for the end. keys: of rows that are there already, see `has`.
+    """
 
     folder: Path
-    table: TextIO
-    entries: TextIO
-    limits: tuple[float, float] | None
-    findings_drawn: int | None
-    page: _Page
-    first: Prediction | None = None
-    count: int = 0
+    journal: Journal
+    drawing: Drawing
+    run: Mapping[str, Any]
+    head: Head | None = None
     names: SafeNames = field(default_factory=SafeNames)
     folders: dict[str, str] = field(default_factory=dict)
+    thumbnails: int = 0
+    spent: int = 0
 
-    def add(self, item: Item, heatmaps: bool) -> None:
+    def __post_init__(self) -> None:
+        for row in self.journal.rows():
+            if row["key"] == _HEAD:
+                self.head = Head(**row["head"])
+            elif "scores" in row:
+                self.names.reserve(row["file"])
+                self._count_panels(row)
+
+    def has(self, key: str) -> bool:
+        """Whether the row of a key, and its heatmaps, are there already."""
+        row = next(self.journal.rows([key]), None)
+        return row is not None and all((self.folder / place).is_file() for place in row.get("heatmaps", {}).values())
+
+    @property
+    def predicted(self) -> bool:
+        """Whether there is any row with scores."""
+        return self.head is not None
+
+    def fail(self, key: str, path: str, message: str) -> None:
+        """Note a file that could not be used."""
+        self.journal.append(key, {"failure": [path, message]})
+
+    def failures(self, keys: Iterable[str]) -> list[tuple[str, str]]:
+        """(path, message) of the files among these that could not be used."""
+        rows = (row["failure"] for row in self.journal.rows(keys) if "failure" in row)
+        return [(path, message) for path, message in rows]
+
+    def add(self, key: str, item: Item) -> None:
+        """Write an image's row and heatmaps. Raises DataError if it is of another detector than the first."""
         source, image, prediction = item
-        first = self._same_detector(prediction)
+        self._same_detector(prediction)
         record = source if isinstance(source, Record) else None
         name, path = (record.name, str(record.path)) if record else (str(source), str(source))
-        limits = self.limits or _limits(prediction.kind)
-        written = self._heatmaps(name, image, prediction, limits) if heatmaps else {}
-        scores = [float(s) for s in prediction.scores]
-        label = None if record is None else record.label
-        top = first.findings[int(np.argmax(prediction.scores))]
-        fixed = (name, path, "" if label is None else label, str(prediction.kind), written.get(top, ""))
-        csv.writer(self.table).writerow((*fixed, *(str(s) for s in prediction.scores)))
-        entry = {
+        before = next(self.journal.rows([key]), None)
+        file = before["file"] if before and "file" in before else self.names.of(Path(name).name.removesuffix(".png"))
+        row = {
             "name": name,
             "path": path,
-            "label": label,
-            "scores": {f: s if math.isfinite(s) else None for f, s in zip(first.findings, scores, strict=True)},
-            "heatmaps": written,
+            "label": None if record is None else record.label,
+            "scores": [s if math.isfinite(s) else None for s in map(float, prediction.scores)],
+            "file": file,
+            "heatmaps": self._heatmaps(file, image, prediction),
+            "peaks": self._peaks(prediction),
             "shape": list(image.shape),
+            "panels": self._panels(image, prediction),
         }
-        self.entries.write((",\n    " if self.count else "    ") + json.dumps(entry, allow_nan=False))
-        self.page.add(name, image, prediction, limits)
-        self.count += 1
+        self._count_panels(row)
+        self.journal.append(key, row)
 
-    def _same_detector(self, prediction: Prediction) -> Prediction:
-        if self.first is None:
-            self.first = Prediction(
-                prediction.findings, prediction.scores, prediction.kind, None, prediction.geometry, prediction.weights
+    def finish(self, keys: Sequence[str] | None = None) -> None:
+        """Write tables and page from the rows of these keys, in their order (default: all, as they came)."""
+        wanted = [key for key in (list(self.journal) if keys is None else keys) if key != _HEAD]
+        if keys is not None:
+            self._forget_others(set(wanted))
+        with ExitStack() as stack:
+            table = stack.enter_context(
+                open(self.folder / "predictions.csv", "w", newline="", encoding="utf-8", errors="surrogateescape")
             )
-            columns = [f if f not in COLUMNS else f"finding: {f}" for f in prediction.findings]
-            csv.writer(self.table).writerow((*COLUMNS, *columns))
-        if prediction.findings != self.first.findings or prediction.kind != self.first.kind:
+            entries = stack.enter_context(open(self.folder / "predictions.json", "w", encoding="utf-8"))
+            rows, count = csv.writer(table), 0
+            rows.writerow((*COLUMNS, *([] if self.head is None else map(column_name, self.head.findings))))
+            entries.write('{\n  "predictions": [\n')
+            for row in self._rows(wanted):
+                rows.writerow(self._cells(row))
+                entries.write((",\n    " if count else "    ") + json.dumps(self._entry(row), allow_nan=False))
+                count += 1
+            entries.write("\n  ],\n" + self._tail(count, self.failures(wanted)))
+        if self.run:
+            about = {"schema": SCHEMA, "software": "wordsight", "version": __version__}
+            write_json(self.folder / RUN, {**about, "run": dict(self.run), "images": digest(wanted)})
+        map_kind = None if self.head is None else ScoreKind(self.head.map_kind)
+        limits = None if map_kind is None else self.drawing.limits_for(map_kind)
+        page = render_predictions(
+            self.head,
+            lambda: self._rows(wanted),
+            failures=self.failures(wanted),
+            limits=self._limits_words(limits),
+            run=self.run,
+        )
+        write_text(self.folder / "report.html", page)
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _same_detector(self, prediction: Prediction) -> None:
+        kinds = prediction.kind, prediction.map_kind or prediction.kind
+        found = Head(list(prediction.findings), str(kinds[0]), str(kinds[1]), prediction.weights)
+        if self.head is None:
+            self.head = found
+            self.journal.append(_HEAD, {"head": found.to_json()})
+        if (found.findings, found.kind) != (self.head.findings, self.head.kind):
             raise DataError(
-                f"{prediction.source}: expected scores ({self.first.kind}) for {', '.join(self.first.findings)} "
+                f"{prediction.source}: expected scores ({self.head.kind}) for {', '.join(self.head.findings)} "
                 f"like the first image, got ({prediction.kind}) {', '.join(prediction.findings)}. "
                 "Write each detector's predictions to a folder of their own."
             )
-        return self.first
 
-    def _heatmaps(
-        self, name: str, image: Image, prediction: Prediction, limits: tuple[float, float] | None
-    ) -> dict[str, str]:
+    def _drawn(self, prediction: Prediction, most: int | None) -> list[int]:
+        """The highest-scored findings."""
+        return [int(i) for i in np.argsort(-prediction.scores, kind="stable")[:most]]
+
+    def _heatmaps(self, file: str, image: Image, prediction: Prediction) -> dict[str, str]:
         """PNG files of the highest-scored findings; finding -> path relative to the folder."""
-        if prediction.maps is None:
+        if prediction.maps is None or not self.drawing.heatmaps:
             return {}
-        file, written = self.names.of(Path(name).name.removesuffix(".png")), {}
-        for i in np.argsort(-prediction.scores, kind="stable")[: self.findings_drawn]:
-            finding = prediction.findings[int(i)]
+        written = {}
+        limits = self.drawing.limits_for(prediction.map_kind or prediction.kind)
+        for i in self._drawn(prediction, self.drawing.max_findings):
+            finding = prediction.findings[i]
             place = f"heatmaps/{self._folder(finding)}/{file}.png"
             write_png(self.folder / place, overlay(image, prediction.heatmap(finding), limits=limits))
             written[finding] = place
         return written
 
     def _folder(self, finding: str) -> str:
-        if not self.folders and self.first is not None:
+        if not self.folders and self.head is not None:
             names = SafeNames()
-            self.folders = {f: names.of(f) for f in self.first.findings}
+            self.folders = {f: names.of(f) for f in self.head.findings}
         return self.folders[finding]
 
+    def _peaks(self, prediction: Prediction) -> dict[str, list[float]]:
+        """(row, column) of each map's largest cell on the image, of those that have one there."""
+        if prediction.maps is None:
+            return {}
+        numbers = [bool(np.isfinite(values).any()) for values in prediction.maps]
+        peaks = {f: prediction.peak(f) for f, any_ in zip(prediction.findings, numbers, strict=True) if any_}
+        height, width = prediction.geometry.image_shape
+        return {f: [round(y, 1), round(x, 1)] for f, (y, x) in peaks.items() if 0 <= y <= height and 0 <= x <= width}
 
-def _limits(kind: ScoreKind) -> tuple[float, float] | None:
-    """Colour limits that a kind of score brings along, None where each map is coloured over its own range."""
-    return (0.0, 1.0) if kind in (ScoreKind.PROBABILITY, ScoreKind.SCALED) else None
+    def _panels(self, image: Image, prediction: Prediction) -> list[list[str]]:
+        """Small pictures for the page while there is room: label and PNG."""
+        if self.thumbnails >= self.drawing.max_thumbnails or self.spent >= THUMBNAIL_BUDGET:
+            return []
+        small = shrunk(image, THUMBNAIL)
+        panels = [("image", encode_png(to_rgb(small), THUMBNAIL))]
+        kind = prediction.map_kind or prediction.kind
+        for i in self._drawn(prediction, SHOWN_MAPS) if prediction.maps is not None else []:
+            assert prediction.maps is not None
+            values = on_grid(prediction.geometry, small.shape, prediction.maps[i])
+            heatmap = Heatmap(prediction.findings[i], values, kind)
+            drawn = overlay(small, heatmap, limits=self.drawing.limits_for(kind))
+            panels.append((f"map: {words.printable(prediction.findings[i], 80)}", encode_png(drawn, THUMBNAIL)))
+        return [[label, b64encode(png).decode("ascii")] for label, png in panels]
+
+    def _count_panels(self, row: Mapping[str, Any]) -> None:
+        if row["panels"]:
+            self.thumbnails += 1
+            self.spent += sum(len(png) * 3 // 4 for _, png in row["panels"])
+
+    def _limits_words(self, limits: tuple[float, float] | None) -> str:
+        if limits is None:
+            return ""
+        return f"{self.drawing.limits_words or f'{limits[0]:.3g} to {limits[1]:.3g}'}, the same for every map"
+
+    # -- from the journal ----------------------------------------------------------------------------------------------
+
+    def _rows(self, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
+        return (row for row in self.journal.rows(keys) if "scores" in row)
+
+    def _forget_others(self, wanted: set[str]) -> None:
+        """Remove heatmaps of images that are no longer asked for, or have changed since."""
+        others = self._rows(key for key in self.journal if key not in wanted)
+        gone = {place for row in others for place in row["heatmaps"].values()}
+        if gone:
+            gone.difference_update(*(row["heatmaps"].values() for row in self._rows(wanted)))
+        for place in gone:
+            (self.folder / place).unlink(missing_ok=True)
+
+    def _cells(self, row: Mapping[str, Any]) -> list[Any]:
+        assert self.head is not None
+        scores = [math.nan if s is None else s for s in row["scores"]]
+        top = self.head.findings[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]
+        label = "" if row["label"] is None else row["label"]
+        fixed = row["name"], row["path"], label, self.head.kind, row["heatmaps"].get(top, "")
+        return [*fixed, *(str(np.float32(s)) for s in scores)]
+
+    def _entry(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What predictions.json says of an image."""
+        assert self.head is not None
+        entry = {name: row[name] for name in ("name", "path", "label")}
+        scores = dict(zip(self.head.findings, row["scores"], strict=True))
+        return {**entry, "scores": scores, "heatmaps": row["heatmaps"], "peaks": row["peaks"], "shape": row["shape"]}
+
+    def _tail(self, count: int, failures: Sequence[tuple[str, str]]) -> str:
+        """The members of predictions.json that are known at the end."""
+        head = self.head
+        value = {
+            "schema": SCHEMA,
+            "software": "wordsight",
+            "version": __version__,
+            "images": count,
+            "findings": head.findings if head else [],
+            "kind": head.kind if head else None,
+            "map_kind": head.map_kind if head else None,
+            "weights": head.weights if head else None,
+            "run": dict(self.run),
+            "failures": [{"path": path, "message": message} for path, message in failures],
+        }
+        return json.dumps(value, indent=2, allow_nan=False).removeprefix("{\n") + "\n"
+
+
+def column_name(finding: str) -> str:
+    """The header of a finding's column."""
+    return finding if finding not in COLUMNS else f"finding: {finding}"
+
+
+def digest(keys: Iterable[str]) -> str:
+    """What names a list of keys, in its order."""
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+
+@contextmanager
+def prediction_folder(
+    folder: str | Path,
+    *,
+    run: Mapping[str, Any] | None = None,
+    drawing: Drawing | None = None,
+    resume: bool = True,
+) -> Iterator[PredictionWriter]:
+    """A writer into a folder; what its `finish` wrote appears at the end, all or nothing.
+
+    run: what decides the numbers (plain values); with it an interrupted work can go on: what it wrote waits in the
+    folder for the next call with an equal run. resume: whether that is taken up here, or dropped.
+    Raises DataError if the folder cannot be written or another process writes it.
+    """
+    folder = Path(folder)
+    created, keep = not folder.exists(), True
+    if not resume or waiting_run(folder) != run:
+        shutil.rmtree(folder / WAITING, ignore_errors=True)
+    try:
+        with replacing(folder, waiting=None if run is None else WAITING) as new:
+            write_json(new.parent / RUN, {"run": run})
+            with Journal(new.parent / JOURNAL) as journal:
+                writer = PredictionWriter(new, journal, drawing or Drawing(), run or {})
+                try:
+                    yield writer
+                finally:
+                    keep = writer.predicted
+        if run is None:
+            (folder / RUN).unlink(missing_ok=True)  # that of older predictions
+    finally:
+        if not keep:
+            shutil.rmtree(folder / WAITING, ignore_errors=True)
+            if created and folder.exists():
+                remove_if_empty(folder)
+
+
+def waiting_run(folder: Path) -> Mapping[str, Any] | None:
+    """The run of an interrupted work that waits in a folder, None without one."""
+    found = _stored(folder / WAITING / RUN)
+    return None if found is None else found["run"]
+
+
+def finished_run(folder: Path) -> Mapping[str, Any] | None:
+    """What a finished folder says: "run", and "images", the digest of its keys; None without any."""
+    return _stored(folder / RUN)
+
+
+def _stored(path: Path) -> Mapping[str, Any] | None:
+    """A small JSON object with a member "run"; None where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("run"), dict) else None
 
 
 def write_predictions(
@@ -146,10 +351,7 @@ def write_predictions(
     folder: str | Path,
     *,
     failures: Sequence[tuple[str, str]] = (),
-    heatmaps: bool = True,
-    max_findings: int | None = 3,
-    limits: tuple[float, float] | None = None,
-    max_thumbnails: int = 200,
+    drawing: Drawing | None = None,
     total: int | None = None,
 ) -> Path:
     """Write predictions as they come and return the path of report.html; no image is kept in memory.
@@ -158,59 +360,13 @@ def write_predictions(
     heatmaps/<finding>/<image>.png on the original grid. Either all of it appears or nothing.
 
     predictions: (record or name, image, prediction), any iterator. failures: (path, message), looked at when the
-    iterator is exhausted, so the caller may fill it while images are read. max_findings: per image, PNG files of that
-    many highest-scored findings, None for all. limits: ends of the colour map; default 0 and 1 for probabilities and
-    scaled scores, otherwise each map's own range. max_thumbnails: images shown in the page; the page says so.
+    iterator is exhausted, so the caller may fill it while images are read.
     Raises DataError if the findings change on the way or the folder cannot be written.
     """
-    folder = Path(folder)
-    with replacing(folder) as new:
-        with ExitStack() as stack:
-            table = stack.enter_context(
-                open(new / "predictions.csv", "w", newline="", encoding="utf-8", errors="surrogateescape")
-            )
-            entries = stack.enter_context(open(new / "predictions.json", "w", encoding="utf-8"))
-            writer = _Writer(new, table, entries, limits, max_findings, _Page(max_thumbnails))
-            entries.write('{\n  "predictions": [\n')
-            for item in track(predictions, "Predictions", total):
-                writer.add(item, heatmaps)
-            if writer.first is None:
-                csv.writer(table).writerow(COLUMNS)
-            entries.write("\n  ],\n" + _tail(writer, failures))
-        write_text(new / "report.html", _render(writer, failures))
-    return folder / "report.html"
-
-
-def _tail(writer: _Writer, failures: Sequence[tuple[str, str]]) -> str:
-    """The members of predictions.json that are known at the end."""
-    first = writer.first
-    value = {
-        "schema": SCHEMA,
-        "software": "wordsight",
-        "version": __version__,
-        "images": writer.count,
-        "findings": list(first.findings) if first else [],
-        "kind": str(first.kind) if first else None,
-        "weights": first.weights if first else None,
-        "failures": [{"path": path, "message": message} for path, message in failures],
-    }
-    return json.dumps(value, indent=2, allow_nan=False).removeprefix("{\n") + "\n"
-
-
-def _render(writer: _Writer, failures: Sequence[tuple[str, str]]) -> str:
-    first = writer.first
-    kind = str(first.kind) if first else ""
-    limits = writer.limits or (_limits(first.kind) if first else None)
-    values = {
-        "title": f"Predictions for {writer.count} image{'' if writer.count == 1 else 's'}",
-        "count": writer.count,
-        "images": writer.page.images,
-        "kind": words.KINDS.get(kind, ""),
-        "limits": f"{limits[0]:.3g} to {limits[1]:.3g}, the same for every map" if limits else "",
-        "maps": any(len(image["panels"]) > 1 for image in writer.page.images),
-        "failures": [words.failure_words(p, m) for p, m in failures[:MAX_FAILURES]],
-        "failed": len(failures),
-        "version": __version__,
-        "weights": words.printable(first.weights) if first else "not recorded",
-    }
-    return render_page("predictions.html.j2", values)
+    with prediction_folder(folder, drawing=drawing) as writer:
+        for number, item in enumerate(track(predictions, "Predictions", total)):
+            writer.add(str(number), item)
+        for number, (path, message) in enumerate(failures):
+            writer.fail(f"failure {number}", path, message)
+        writer.finish()
+    return Path(folder) / "report.html"

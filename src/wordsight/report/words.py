@@ -25,7 +25,15 @@ KINDS = {
     "probability": "Scores are probabilities in [0, 1].",
     "distance": "Scores are distances: zero or larger.",
     "scaled": "Scores are min-max scaled; [0, 1] on the data that set the scale.",
+    "attention": "Values are shares of attention: zero or larger.",
 }
+ASKED = {
+    "logit": "Logits of different findings are on different scales: compare images for one finding, not findings.",
+    "probability": "Each is the probability of a finding's sentence against the one that denies it; it is not "
+    "calibrated on patients.",
+}
+"""What to know of scores that sentences asked for, by their kind."""
+ATTENTION = "Maps show where the network looked for a finding, whether it is there or not."
 OPTIMISTIC = "chosen on the test set, as the papers did: optimistic"
 SELECTIONS = {
     "validation": "The model was chosen on the validation images; the test images played no part.",

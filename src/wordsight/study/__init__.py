@@ -9,6 +9,8 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "CarZeroOptions": "pretrain",
+    "CarZeroStudy": "pretrain",
     "EvaluateOptions": "options",
     "PredictOptions": "options",
     "ScoreOptions": "score",
@@ -19,6 +21,7 @@ _HOMES = {
     "evaluate_study": "evaluate",
     "predict_study": "predict",
     "score_predictions": "score",
+    "train_carzero": "pretrain",
     "train_study": "train",
     "write_score": "score",
 }

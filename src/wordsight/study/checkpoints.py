@@ -65,14 +65,26 @@ def read_adapters(source: Path) -> tuple[AdapterWeights, dict[str, Any]]:
     return read_published(source), {}
 
 
-def convert(source: Path, target: Path, *, overwrite: bool = False) -> Converted:
-    """Read adapters from `source`, write them to `target` (.pth or .pt: published; .safetensors: ours), compare bits.
+def convert(source: Path, target: Path, *, settings: str | None = None, overwrite: bool = False) -> Converted:
+    """Read weights from `source`, write them to `target` (.pth or .pt: published; .safetensors: ours), compare bits.
 
-    The published forms of MLA-LP and MVFA differ in whether there are contexts. Raises WeightsError for what cannot be
-    read or came back different, SettingsError for a target of another kind or one that exists.
+    The source's content tells whether they are adapters of MLA-LP or MVFA, whose published forms differ in whether
+    there are contexts, or a CARZero (whose published file may end in .ckpt, too). settings: of a CARZero that is not
+    the published variant and does not store its own, see `carzero_settings`.
+    Raises WeightsError for what cannot be read or came back different, SettingsError for a target of another kind or
+    one that exists.
     """
+    from wordsight.models.carzero.storage import WEIGHTS, is_carzero_folder
+    from wordsight.models.carzero.weights import is_carzero
     from wordsight.models.mla.weights import write_published, write_safetensors
 
+    source = source / WEIGHTS if is_carzero_folder(source) else source
+    if source.is_file() and is_carzero(source):
+        from wordsight.study.carzero_files import convert_carzero
+
+        return convert_carzero(source, target, settings=settings, overwrite=overwrite)
+    if settings is not None:
+        raise SettingsError(f"{source}: holds no CARZero, and settings are for one. Leave --settings out.")
     suffix = target.suffix.lower()
     if suffix not in (*PUBLISHED_SUFFIXES, OUR_SUFFIX):
         raise SettingsError(
@@ -113,7 +125,11 @@ def _lost_settings(metadata: Mapping[str, Any], method: str) -> tuple[str, ...]:
 
 def compare(wanted: AdapterWeights, found: AdapterWeights, target: Path) -> None:
     """Raise WeightsError unless both hold the same tensors, bit for bit."""
-    old, new = wanted.flat(), found.flat()
+    compare_tensors(wanted.flat(), found.flat(), target)
+
+
+def compare_tensors(old: Mapping[str, Any], new: Mapping[str, Any], target: Path) -> None:
+    """The same for tensors by name."""
     wrong = [name for name in {*old, *new} if name not in old or name not in new or not _same(old[name], new[name])]
     if wrong:
         raise WeightsError(f"{target}: {len(wrong)} tensors differ from their source: {', '.join(sorted(wrong)[:5])}.")
@@ -149,6 +165,7 @@ def convert_to_run(source: Path, folder: Path, options: RunOptions) -> MlaLp:
 
     Adapters, number of levels and context length must fit the backbone. Raises WeightsError, SettingsError, DataError.
     """
+    from wordsight.models.carzero.weights import is_carzero
     from wordsight.models.mla.detector import MlaLp
     from wordsight.models.mla.model import MlaNetwork
     from wordsight.models.mla.storage import fill_network
@@ -156,6 +173,11 @@ def convert_to_run(source: Path, folder: Path, options: RunOptions) -> MlaLp:
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder}: exists already and is not overwritten. Choose another folder or delete it.")
+    if source.is_file() and is_carzero(source):
+        raise SettingsError(
+            f"{source}: is a CARZero, which needs no backbone and no run folder. Leave --architecture out, or use it "
+            "as it is: wordsight predict --model carzero --weights."
+        )
     weights, metadata = read_adapters(source)
     clip, settings = open_clip_for(options.architecture, options.weights, *_settings(weights, metadata, options))
     network = MlaNetwork(clip, settings).eval()

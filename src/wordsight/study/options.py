@@ -69,8 +69,8 @@ class TrainOptions:
                 raise SettingsError(f"{name}: expected different whole numbers from 0, got {list(values)}.")
         if self.shots < 0:
             raise SettingsError(f"shots: expected 0 (zero-shot) or more, got {self.shots}.")
-        _known("settings", self.settings, MlaSettings)
-        _known("training", self.training, MlaTraining)
+        check_fields("settings", self.settings, MlaSettings)
+        check_fields("training", self.training, MlaTraining)
         if "seed" in self.training:
             raise SettingsError("training seed: expected it among `seeds`, got it in `training`. Move it there.")
 
@@ -118,19 +118,62 @@ class EvaluateOptions:
 class PredictOptions:
     """Scores and heatmaps for images without labels.
 
-    run: a run folder. source: an image, a folder, a DICOM tree, or a manifest. out: None for predictions/<source's
-    name>. heatmaps: write them on each image's own grid. all_frames: every frame of multi-frame files, not the first.
-    weights, device, eval_batch: as in EvaluateOptions.
+    model: a run folder, or "carzero". source: an image, a folder, a DICOM tree, or a manifest. out: None for
+    predictions/<source's name>. weights: CARZero's weights, or the backbone's file of a run where it is not where
+    training found it. ask: what CARZero is asked; a run of MLA-LP or MVFA takes nothing. maps: whether there are maps
+    at all; heatmaps: write them on each image's own grid, for `top` highest-scored findings per image, None for all.
+    all_frames: every frame of multi-frame files, not the first. overwrite: drop what lies in the output folder.
+    device, eval_batch: as in EvaluateOptions. Raises SettingsError for values out of range.
     """
 
-    run: Path
+    model: str
     source: Path
     out: Path | None = None
     weights: Path | None = None
+    ask: AskOptions = field(default_factory=lambda: AskOptions())
     device: str = "auto"
+    maps: bool = True
     heatmaps: bool = True
+    top: int | None = 3
     all_frames: bool = False
     eval_batch: int = 8
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.eval_batch < 1:
+            raise SettingsError(f"batch size: expected 1 image or more, got {self.eval_batch}.")
+        if self.top is not None and self.top < 1:
+            raise SettingsError(f"top: expected 1 finding or more, got {self.top}. Use --no-heatmaps for none.")
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        return self.out or Path("predictions") / (self.source.resolve().stem or "images")
+
+
+@dataclass(frozen=True, slots=True)
+class AskOptions:
+    """What CARZero is asked and how.
+
+    text: folder of the text encoder's tokenizer, or its name in the Hugging Face cache. prompts: a shipped set's name,
+    a JSON file, findings or sentences, see `prompt_set`. negatives: JSON file with sentences that deny the findings.
+    scores: "logit", or "pair" for the probability of a finding's sentences against those that deny it. combine: "mean"
+    or "max" of a finding's sentences. map_style: "smooth" or "published" (repeated cells). settings: "published",
+    "corrected", a variant's name or a JSON file, see `carzero_settings`. cache: folder of encoded prompts.
+    """
+
+    text: str | None = None
+    prompts: str | None = None
+    negatives: Path | None = None
+    scores: Literal["logit", "pair"] = "logit"
+    combine: Literal["mean", "max"] = "mean"
+    map_style: Literal["smooth", "published"] = "smooth"
+    settings: str | None = None
+    cache: Path | None = None
+
+    def given(self) -> list[str]:
+        """Names of the values that are not the default; the cache does not count."""
+        return [f.name for f in fields(self) if f.name != "cache" and getattr(self, f.name) != f.default]
 
 
 def plain(value: Any) -> Any:
@@ -144,7 +187,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _known(what: str, values: Mapping[str, Any], owner: Any) -> None:
+def check_fields(what: str, values: Mapping[str, Any], owner: Any) -> None:
+    """Raise SettingsError for names that are no fields of a dataclass."""
     names = {f.name for f in fields(owner)}
     unknown = sorted(set(values) - names)
     if unknown:

@@ -1,92 +1,150 @@
-"""Scores and heatmaps for any number of images, one batch in memory at a time."""
+"""Scores and heatmaps for any number of images, one batch in memory at a time; interrupted work goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wordsight.data import records_from
 from wordsight.errors import DataError, ImageError, SettingsError
-from wordsight.study.folders import detector_folders
-from wordsight.study.options import PredictOptions, Study
+from wordsight.progress import progress
+from wordsight.study.detectors import Looker, open_looker
+from wordsight.study.folders import differences
+from wordsight.study.options import PredictOptions, Study, plain
 from wordsight.types import Image, Prediction, Record
 
 if TYPE_CHECKING:
-    from wordsight.models.mla.detector import MlaLp
-    from wordsight.models.mla.scoring import RawScores
+    from wordsight.report.predictions import PredictionWriter
 
-Item = tuple[Record | str, Image, Prediction]
+Keyed = tuple[str, Record]
+TABLES = ("predictions.csv", "predictions.json")
 
 
 def predict_study(options: PredictOptions) -> Study:
     """Predict every image of the source and write table, heatmaps and page; the notes name files that failed.
 
-    Raises DataError if no image could be read, SettingsError for a folder of several runs, and the errors of weights.
+    A second call for the same images goes on with those that are missing after an interruption, and does nothing after
+    the end. Raises DataError if no image could be read, SettingsError for a folder of several runs or an output folder
+    with other predictions, and the errors of weights and prompts.
     """
-    from wordsight.models.mla.detector import MlaLp
-    from wordsight.report import write_predictions
-    from wordsight.train.engine import make_fabric
+    from wordsight.report.predictions import Drawing, prediction_folder
 
-    folders = detector_folders(options.run)
-    if len(folders) > 1:
-        names = ", ".join(folder.name for folder in folders)
-        raise SettingsError(f"{options.run}: holds several detectors ({names}). Name the folder of one of them.")
-    if options.eval_batch < 1:
-        raise SettingsError(f"batch size: expected 1 image or more, got {options.eval_batch}.")
-    records = records_from(options.source, frames="all" if options.all_frames else "first")
-    device = make_fabric(options.device, "fp32").device
-    detector = MlaLp.load(folders[0], weights=options.weights, device=device)
-    detector = replace(detector, batch_size=options.eval_batch)
-    failures: list[tuple[str, str]] = []
-    out = options.out or Path("predictions") / (options.source.resolve().stem or "images")
-    report = write_predictions(
-        _predictions(detector, records, failures), out, failures=failures, heatmaps=options.heatmaps, total=len(records)
-    )
-    notes = tuple(f"{path}: {message.removeprefix(f'{path}: ')}" for path, message in failures)
-    return Study((), out, Path(report), notes)
-
-
-def _predictions(detector: MlaLp, records: list[Record], failures: list[tuple[str, str]]) -> Iterator[Item]:
-    """Predictions in the order of the records; what cannot be read or prepared goes to `failures`."""
-    look, done = partial(detector.raw, text=detector.text()), 0
-    for start in range(0, len(records), detector.batch_size):
-        readable = list(_readable(records[start : start + detector.batch_size], failures))
-        for record, image, raw in _looked(look, readable, failures):
-            done += 1
-            yield record, image, detector.finish([raw])[0]
-    if not done:
-        path, message = failures[0]
-        first = f"{path}: {message.removeprefix(f'{path}: ')}"
-        raise DataError(f"none of {len(records)} images could be read; the first: {first}")
+    out = options.folder
+    records = _keyed(records_from(options.source, frames="all" if options.all_frames else "first"))
+    looker = open_looker(options)
+    run = _run(looker, options)
+    if not options.overwrite:
+        _check_folder(out, run)
+        if _is_finished(out, list(records)):
+            return Study((), out, out / "report.html", ("all of it was done before; nothing was predicted again",))
+    drawing = Drawing(options.heatmaps, options.top, looker.limits, looker.limits_words)
+    with prediction_folder(out, run=run, drawing=drawing, resume=not options.overwrite) as writer:
+        missing = [item for item in records.items() if not writer.has(item[0])]
+        before = len(records) - len(missing)
+        notes = [f"{before} of {len(records)} images were done before"] if before else []
+        _predict(looker, missing, writer, maps=options.maps)
+        failures = [f"{path}: {message.removeprefix(f'{path}: ')}" for path, message in writer.failures(records)]
+        if not writer.predicted:
+            raise DataError(f"none of {len(records)} images could be read; the first: {failures[0]}")
+        writer.finish(list(records))
+    notes += [f"{len(failures)} images could not be read:"] if failures else []
+    return Study((), out, out / "report.html", (*notes, *(f"  {failure}" for failure in failures)))
 
 
-def _readable(records: list[Record], failures: list[tuple[str, str]]) -> Iterator[tuple[Record, Image]]:
-    from wordsight.imaging import read_image
-
+def _keyed(records: list[Record]) -> dict[str, Record]:
+    """Records by what tells whether a row is theirs: path, frame, label, and the file's size and time of change."""
+    found: dict[str, Record] = {}
     for record in records:
         try:
-            yield record, read_image(record.path, frame=record.frame)
+            status = record.path.stat()
+            state: tuple[int, ...] = (status.st_size, status.st_mtime_ns)
+        except OSError:
+            state = ()
+        what = repr((str(record.path), record.frame, record.label, state)).encode("utf-8", "backslashreplace")
+        key = wanted = hashlib.sha256(what).hexdigest()[:24]
+        count = 1
+        while key in found:
+            count += 1
+            key = f"{wanted}-{count}"
+        found[key] = record
+    return found
+
+
+def _run(looker: Looker, options: PredictOptions) -> dict[str, Any]:
+    """What decides the numbers and pictures of this work, as JSON would give it back."""
+    chosen = {"maps": options.maps, "heatmaps": options.heatmaps, "top": options.top, "all_frames": options.all_frames}
+    run: dict[str, Any] = json.loads(json.dumps(plain({**looker.decides, **chosen})))
+    return run
+
+
+def _check_folder(out: Path, run: Mapping[str, Any]) -> None:
+    """Raise SettingsError if the folder has predictions that were made otherwise."""
+    from wordsight.report.predictions import finished_run, waiting_run
+
+    finished = finished_run(out)
+    for what, stored in (("unfinished predictions", waiting_run(out)), ("predictions", finished and finished["run"])):
+        names = differences(stored, run) if stored is not None else []
+        changed = list(dict.fromkeys("prompts" if name.startswith("prompts.") else name for name in names))
+        if changed:
+            more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+            raise SettingsError(
+                f"{out}: holds {what} of other settings: {', '.join(changed[:6])}{more} differ. Choose another --out, "
+                "or drop them with --overwrite."
+            )
+    strange = [name for name in TABLES if finished is None and (out / name).exists()]
+    if strange:
+        raise SettingsError(
+            f"{out}: holds {strange[0]}, and nothing says how it was made. Choose another --out, or --overwrite it."
+        )
+
+
+def _is_finished(out: Path, keys: list[str]) -> bool:
+    """Whether the folder has predictions of just these images, whole."""
+    from wordsight.report.predictions import digest, finished_run
+
+    finished = finished_run(out)
+    whole = all((out / name).is_file() for name in (*TABLES, "report.html"))
+    return finished is not None and whole and finished.get("images") == digest(keys)
+
+
+def _predict(looker: Looker, missing: list[Keyed], writer: PredictionWriter, *, maps: bool) -> None:
+    """Write predictions in the order of the records; what cannot be read or prepared is noted."""
+    with progress("Predictions", len(missing)) as bar:
+        for start in range(0, len(missing), looker.batch):
+            part = missing[start : start + looker.batch]
+            readable = list(_readable(part, writer))
+            for (key, record), image, prediction in _looked(looker, readable, writer):
+                writer.add(key, (record, image, prediction if maps else replace(prediction, maps=None)))
+            bar.advance(len(part))
+
+
+def _readable(part: list[Keyed], writer: PredictionWriter) -> Iterator[tuple[Keyed, Image]]:
+    from wordsight.imaging import read_image
+
+    for key, record in part:
+        try:
+            yield (key, record), read_image(record.path, frame=record.frame)
         except (ImageError, OSError) as error:
-            failures.append((str(record.path), str(error)))
+            writer.fail(key, str(record.path), str(error))
 
 
 def _looked(
-    look: Callable[[list[Image]], list[RawScores]],
-    pairs: list[tuple[Record, Image]],
-    failures: list[tuple[str, str]],
-) -> Iterator[tuple[Record, Image, RawScores]]:
-    """Raw scores of a batch; if it holds an image that cannot be prepared, that one alone is set aside."""
+    looker: Looker, pairs: list[tuple[Keyed, Image]], writer: PredictionWriter
+) -> Iterator[tuple[Keyed, Image, Prediction]]:
+    """Predictions of a batch; if it holds an image that cannot be prepared, that one alone is set aside."""
     try:
-        raws = look([image for _, image in pairs])
+        predictions = looker.look([image for _, image in pairs]) if pairs else []
     except ImageError as error:
         if len(pairs) == 1:
-            failures.append((str(pairs[0][0].path), str(error)))
+            (key, record), _ = pairs[0]
+            writer.fail(key, str(record.path), str(error))
             return
         for pair in pairs:
-            yield from _looked(look, [pair], failures)
+            yield from _looked(looker, [pair], writer)
         return
-    for (record, image), raw in zip(pairs, raws, strict=True):
-        yield record, image, raw
+    for (keyed, image), prediction in zip(pairs, predictions, strict=True):
+        yield keyed, image, prediction

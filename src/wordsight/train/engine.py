@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -17,14 +17,25 @@ from wordsight.files import atomic_path
 from wordsight.progress import progress
 
 B = TypeVar("B")
+B_co = TypeVar("B_co", covariant=True)
 Precision = Literal["fp32", "bf16", "fp16"]
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
-def make_fabric(device: str, precision: Precision) -> Fabric:
+class Batches(Protocol[B_co]):
+    """A known number of batches, made when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[B_co]: ...
+
+
+def make_fabric(device: str, precision: Precision, devices: int = 1) -> Fabric:
     """Fabric for one device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:1".
 
-    fp16 trains with a gradient scaler. Raises SettingsError for a device that is not there and for fp16 on the CPU.
+    devices: more than one are as many processes on this machine, on the first CUDA devices or on the CPU, which
+    `Fabric.launch` spawns. fp16 trains with a gradient scaler.
+    Raises SettingsError for devices that are not there and for fp16 on the CPU.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,47 +48,61 @@ def make_fabric(device: str, precision: Precision) -> Fabric:
         raise SettingsError(f"precision: expected fp32, bf16 or fp16, got {precision!r}.")
     if kind == "cpu" and precision == "fp16":
         raise SettingsError("precision fp16 needs a CUDA device. Use bf16 or fp32 on the CPU.")
-    devices: Any = [int(index)] if index else 1
-    return Fabric(accelerator=kind, devices=devices, precision=_FABRIC_PRECISION[precision])  # type: ignore[arg-type]
+    there = 1 if index else torch.cuda.device_count() if kind == "cuda" else math.inf
+    if not 1 <= devices <= there:
+        raise SettingsError(f"devices: expected 1 to {there} of {device}, got {devices}. Change one of them.")
+    return Fabric(
+        accelerator=kind,
+        strategy="auto" if devices == 1 else "ddp_spawn",
+        devices=[int(index)] if index else devices,
+        precision=_FABRIC_PRECISION[precision],  # type: ignore[arg-type]
+    )
 
 
 def train(
     fabric: Fabric,
     optimizer: Any,
-    rounds: Callable[[int], Sequence[Iterable[B]]],
+    rounds: Callable[[int], Sequence[Batches[B]]],
     step: Callable[[B], Tensor],
     *,
     epochs: int,
     start: int = 0,
+    first_round: int = 0,
+    before_update: Callable[[], None] | None = None,
     on_epoch_start: Callable[[int], None] | None = None,
     on_round_end: Callable[[int, int, float], None] | None = None,
-    on_epoch_end: Callable[[int], None] | None = None,
+    on_epoch_end: Callable[[int], bool | None] | None = None,
 ) -> None:
     """Train from epoch `start` to `epochs`: one optimizer step per batch.
 
     rounds(epoch): the epoch's batches in one or more rounds; on_round_end gets epoch, round and its mean loss.
-    Raises TrainingError when a loss is not finite.
+    first_round: rounds of epoch `start` before it are done already. before_update: between gradients and update.
+    on_epoch_end: True ends the training. Raises TrainingError when a loss is not finite.
     """
-    total = sum(1 for r in rounds(start) for _ in r) * (epochs - start) if start < epochs else 0
-    with progress("training", total, "steps") as bar:
+    left = sum(len(r) for epoch in range(start, epochs) for r in rounds(epoch)[first_round * (epoch == start) :])
+    with progress("training", left, "steps", show=fabric.is_global_zero) as bar:
         for epoch in range(start, epochs):
             if on_epoch_start:
                 on_epoch_start(epoch)
             for index, batches in enumerate(rounds(epoch)):
+                if epoch == start and index < first_round:
+                    continue
                 losses = []
                 for batch in batches:
                     optimizer.zero_grad(set_to_none=True)
                     loss = step(batch)
                     losses.append(_finite(loss.item(), epoch))
                     fabric.backward(loss)
+                    if before_update:
+                        before_update()
                     optimizer.step()
                     bar.advance()
                 mean = sum(losses) / max(len(losses), 1)
                 bar.note(f"epoch {epoch + 1}/{epochs} loss {mean:.4f}")
                 if on_round_end:
                     on_round_end(epoch, index, mean)
-            if on_epoch_end:
-                on_epoch_end(epoch)
+            if on_epoch_end and on_epoch_end(epoch):
+                return
 
 
 def _finite(loss: float, epoch: int) -> float:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wordsight.errors import WeightsError
@@ -46,6 +47,7 @@ _DTYPES = {
 _PICKLE_LIMIT = 64 * 2**20
 _CONTAINERS = ("state_dict", "model")
 _PROBLEMS: tuple[type[Exception], ...] = (*TORCH_PROBLEMS, NotImplementedError, zipfile.LargeZipFile)
+_NO_TABLE: tuple[type[Exception], ...] = (*_PROBLEMS, SafetensorError, WeightsError)
 
 
 class _Inert:
@@ -193,18 +195,24 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _object_tree(archive: zipfile.ZipFile) -> object:
+    """What a zip archive of torch.save holds, with its tensors not read yet."""
+    trees = [name for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") == 1]
+    if len(trees) != 1:
+        raise pickle.UnpicklingError("no single object tree data.pkl in the archive")
+    root = trees[0].removesuffix("/data.pkl")
+    if archive.getinfo(trees[0]).file_size > _PICKLE_LIMIT:
+        raise pickle.UnpicklingError(f"an object tree of more than {_PICKLE_LIMIT} bytes")
+    if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") != b"little":
+        raise pickle.UnpicklingError("big-endian numbers")
+    content: object = _Reader(archive.read(trees[0]), root).load()
+    return content
+
+
 def _read_archive(path: Path) -> dict[str, Tensor]:
     """Tensors of a zip archive of torch.save."""
     with _explained(path), zipfile.ZipFile(path) as archive:
-        trees = [name for name in archive.namelist() if name.endswith("data.pkl") and name.count("/") == 1]
-        if len(trees) != 1:
-            raise pickle.UnpicklingError("no single object tree data.pkl in the archive")
-        root = trees[0].removesuffix("/data.pkl")
-        if archive.getinfo(trees[0]).file_size > _PICKLE_LIMIT:
-            raise pickle.UnpicklingError(f"an object tree of more than {_PICKLE_LIMIT} bytes")
-        if f"{root}/byteorder" in archive.namelist() and archive.read(f"{root}/byteorder") != b"little":
-            raise pickle.UnpicklingError("big-endian numbers")
-        table = _named(_Reader(archive.read(trees[0]), root).load(), _Stored, path)
+        table = _named(_object_tree(archive), _Stored, path)
         storages = _Storages(archive, path.stat().st_size)
         return {name: storages.read(stored) for name, stored in table.items()}
 
@@ -222,6 +230,25 @@ def _named(content: object, kind: type[Any], path: Path) -> dict[str, Any]:
             f"{f'something else under {listed(strange)}' if strange else 'no tensor'}. Check the file."
         )
     return dict(table)
+
+
+def tensor_names(path: str | Path) -> tuple[str, ...]:
+    """Names in the table of a file, without reading its tensors; () for a file that has none or cannot be read.
+
+    Enough to tell what a file is; whoever reads it says what is wrong with it.
+    """
+    path = require_file(path)
+    kind = looks_like(path)
+    try:
+        if kind == "a safetensors file":
+            with safe_open(path, framework="pt", device="cpu") as file:
+                return tuple(file.keys())
+        if kind != "a zip archive":
+            return tuple(_named(load_torch(path), Tensor, path)) if kind == "a pickle" else ()
+        with zipfile.ZipFile(path) as archive:
+            return tuple(_named(_object_tree(archive), _Stored, path))
+    except _NO_TABLE:
+        return ()
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:

@@ -15,6 +15,7 @@ from wordsight.errors import PromptError, SettingsError
 from wordsight.imaging import CARZERO_INPUT, InputSpec, prepare
 from wordsight.models.carzero.grounding import Enlarge, enlarge
 from wordsight.models.carzero.model import CarZeroNetwork
+from wordsight.models.carzero.prompt_cache import PromptCache, text_key
 from wordsight.models.carzero.scoring import (
     Combine,
     Similarity,
@@ -25,11 +26,19 @@ from wordsight.models.carzero.scoring import (
 )
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.text_encoder import TextFeatures
-from wordsight.models.carzero.text_input import TextInput, clean, find_text_folder
+from wordsight.models.carzero.text_input import TextInput, Tokens, clean, find_text_folder
 from wordsight.models.carzero.weights import load_network, state_of, text_shape, write_safetensors
 from wordsight.models.precision import Precision, autocast
 from wordsight.models.tensor_files import hash_tensors
 from wordsight.types import Float32, Geometry, Heatmap, Image, Prediction, PromptSet, ScoreKind
+
+
+def input_spec(settings: CarZeroSettings) -> InputSpec:
+    """What `prepare` must do with an image; the published letterbox, in proportion for other sizes."""
+    size = settings.image_size
+    if (size, size) == CARZERO_INPUT.size:
+        return CARZERO_INPUT
+    return replace(CARZERO_INPUT, size=(size, size), resize_to=round(size * 256 / 224))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +76,10 @@ class CarZero:
 
     network, text_input: the encoders and the tokenizer. weights_hash: of all weights. prompts: the bound findings,
     None before `with_prompts`. scores: "logit" of the positive sentences as published, or "pair", the probability of
-    "There is X" against "There is no X". combine: mean (or max) over the sentences of a finding. similarity: what
-    compares image and sentence; all but "fusion" are for comparison. maps: whether predictions carry attention maps.
-    enlarge: "smooth" maps for display, or "nearest" as published.
+    "There is X" against "There is no X". combine: mean or max over the sentences of a finding, None for what the
+    prompt set says. similarity: what compares image and sentence; all but "fusion" are for comparison. maps: whether
+    predictions carry attention maps. enlarge: "smooth" leaves the cells as they are (a heatmap is bilinear between
+    their centres), "nearest" repeats each over its pixels, as published.
     """
 
     network: CarZeroNetwork
@@ -77,7 +87,7 @@ class CarZero:
     weights_hash: str
     prompts: PromptFeatures | None = None
     scores: Literal["logit", "pair"] = "logit"
-    combine: Combine = "mean"
+    combine: Combine | None = None
     similarity: Similarity = "fusion"
     maps: bool = True
     enlarge: Enlarge = "smooth"
@@ -135,9 +145,9 @@ class CarZero:
         """All weights and settings into one safetensors file, which `from_published` reads."""
         write_safetensors(path, self.network)
 
-    def with_prompts(self, prompts: PromptSet) -> CarZero:
-        """The same detector for these findings; their sentences are encoded once, here."""
-        return replace(self, prompts=self.encode_prompts(prompts))
+    def with_prompts(self, prompts: PromptSet, *, cache: PromptCache | None = None) -> CarZero:
+        """The same detector for these findings; their sentences are encoded once, here, or taken from the cache."""
+        return replace(self, prompts=self.encode_prompts(prompts, cache=cache))
 
     # -- what it says of itself --------------------------------------------------------------------------------------
 
@@ -164,10 +174,7 @@ class CarZero:
     @property
     def input_spec(self) -> InputSpec:
         """What `prepare` must do with an image; the published letterbox, in proportion for other sizes."""
-        size = self.settings.image_size
-        if (size, size) == CARZERO_INPUT.size:
-            return CARZERO_INPUT
-        return replace(CARZERO_INPUT, size=(size, size), resize_to=round(size * 256 / 224))
+        return input_spec(self.settings)
 
     @property
     def device(self) -> torch.device:
@@ -190,9 +197,10 @@ class CarZero:
         return ImageFeatures(torch.cat([none, *tokens]), tuple(geometries), tuple(image.source for image in images))
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: PromptSet) -> PromptFeatures:
+    def encode_prompts(self, prompts: PromptSet, *, cache: PromptCache | None = None) -> PromptFeatures:
         """Sentences to features; longer ones than the network's text length are cut, as published.
 
+        cache: features that were encoded before by the same weights are read from it, others are written to it.
         Raises PromptError for a sentence of which cleaning leaves nothing, since all such sentences look alike.
         """
         groups = [*prompts.positive, *(prompts.negative or ())]
@@ -205,13 +213,19 @@ class CarZero:
             )
         count = len(prompts.findings)
         owner = torch.tensor([place % count for place, group in enumerate(groups) for _ in group], device=self.device)
-        parts = torch.split(torch.arange(len(raw)), 64)
         tokens = self.text_input(raw)
+        if cache is None:
+            text = self._encode_tokens(tokens)
+        else:
+            key = text_key(tokens, self.weights_hash, self.settings, f"{self.precision} {self.device.type}")
+            text = cache.get(key, lambda: self._encode_tokens(tokens)).to(self.device)
+        return PromptFeatures(prompts, raw, sum(map(len, prompts.positive)), text, owner)
+
+    def _encode_tokens(self, tokens: Tokens) -> TextFeatures:
+        """Tokens to features, 64 texts at a time."""
         with autocast(self.device, self.precision):
-            encoded = [
-                self.network.encode_texts(tokens[int(part[0]) : int(part[-1]) + 1].to(self.device)) for part in parts
-            ]
-        return PromptFeatures(prompts, raw, sum(map(len, prompts.positive)), TextFeatures.joined(encoded), owner)
+            starts = range(0, len(tokens), 64)
+            return TextFeatures.joined([self.network.encode_texts(tokens[i : i + 64].to(self.device)) for i in starts])
 
     def _bound(self, prompts: PromptSet | PromptFeatures | None) -> PromptFeatures:
         """Given prompts, or the bound ones."""
@@ -237,7 +251,8 @@ class CarZero:
     ) -> list[tuple[Heatmap, ...]]:
         """For every image one heatmap per finding on the image's own grid, NaN where the network never looked.
 
-        Values are the shares of attention per cell, mean of the layers and of the finding's positive sentences.
+        Values (ScoreKind.ATTENTION) are shares of attention per cell, mean of the layers and of the finding's
+        positive sentences; 1 / cells where attention is even.
         Raises SettingsError for a network whose memory has no local tokens.
         """
         asked = self._bound(prompts)
@@ -246,7 +261,7 @@ class CarZero:
         rows = zip(maps, features.geometries, strict=True)
         return [
             tuple(
-                Heatmap(finding, geometry.to_image(values), self.score_kind)
+                Heatmap(finding, geometry.to_image(values), ScoreKind.ATTENTION)
                 for finding, values in zip(asked.prompts.findings, of_image, strict=True)
             )
             for of_image, geometry in rows
@@ -254,9 +269,10 @@ class CarZero:
 
     @torch.no_grad()
     def _look(self, features: ImageFeatures, asked: PromptFeatures, *, maps: bool) -> tuple[Float32, Float32 | None]:
-        """Scores (B, F), and with `maps` attention (B, F, S, S)."""
-        count, size = len(asked.prompts.findings), self.settings.image_size
-        scores, pictures = [torch.zeros(0, count)], [torch.zeros(0, count, size, size)]
+        """Scores (B, F), and with `maps` attention: (B, F, g, g), or (B, F, S, S) of repeated cells."""
+        count = len(asked.prompts.findings)
+        side = self.settings.grid if self.enlarge == "smooth" else self.settings.image_size
+        scores, pictures = [torch.zeros(0, count)], [torch.zeros(0, count, side, side)]
         for start in range(0, len(features), self.batch_size):
             image = features[start : start + self.batch_size].tokens
             with autocast(self.device, self.precision):
@@ -277,20 +293,20 @@ class CarZero:
 
     def _per_finding(self, sentences: Tensor, asked: PromptFeatures) -> Tensor:
         """(B, T) -> (B, F)."""
-        count, split = len(asked.prompts.findings), asked.positive
-        positive = by_finding(sentences[:, :split], asked.owner[:split], count, self.combine)
+        count, split, combine = len(asked.prompts.findings), asked.positive, self.combine or asked.prompts.how
+        positive = by_finding(sentences[:, :split], asked.owner[:split], count, combine)
         if self.scores == "logit":
             return positive
         if asked.prompts.negative is None:
             raise PromptError("scores='pair': expected a sentence that denies each finding, got none. Add them.")
-        return pair_probability(positive, by_finding(sentences[:, split:], asked.owner[split:], count, self.combine))
+        return pair_probability(positive, by_finding(sentences[:, split:], asked.owner[split:], count, combine))
 
     def _maps_per_finding(self, attention: Tensor, asked: PromptFeatures) -> Tensor:
-        """(B, T, g, g) -> (B, F, S, S), the mean of each finding's positive sentences."""
+        """(B, T, g, g) -> (B, F, g, g) or (B, F, S, S), the mean of each finding's positive sentences."""
         split = asked.positive
         cells = attention[:, :split].permute(0, 2, 3, 1)  # (B, g, g, T)
         means = by_finding(cells, asked.owner[:split], len(asked.prompts.findings)).permute(0, 3, 1, 2)
-        return enlarge(means, self.settings.image_size, self.enlarge)
+        return means if self.enlarge == "smooth" else enlarge(means, self.settings.image_size, self.enlarge)
 
     def predict(self, images: Sequence[Image]) -> list[Prediction]:
         """One prediction per image for the bound prompts; the same alone or in a batch. Raises PromptError without."""
@@ -302,5 +318,5 @@ class CarZero:
             for i, (geometry, source) in enumerate(zip(features.geometries, features.sources, strict=True)):
                 amap = None if maps is None else maps[i]
                 row = (asked.prompts.findings, scores[i], self.score_kind, amap, geometry, self.weights_hash, source)
-                out.append(Prediction(*row))
+                out.append(Prediction(*row, map_kind=ScoreKind.ATTENTION))
         return out

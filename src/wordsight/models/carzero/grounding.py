@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from wordsight.errors import MetricError, SettingsError
+from wordsight.errors import SettingsError
 from wordsight.models.carzero.settings import CarZeroSettings
-from wordsight.types import Float32
 
 Enlarge = Literal["nearest", "smooth"]
+TOP_TIMES_EVEN = 10.0
 
 
 def attention_maps(attention: Tensor, settings: CarZeroSettings) -> Tensor:
@@ -42,14 +41,14 @@ def enlarge(maps: Tensor, size: int, how: Enlarge = "smooth") -> Tensor:
     raise SettingsError(f"expected 'nearest' or 'smooth', got {how!r}.")
 
 
-def peak(values: Float32) -> tuple[float, float]:
-    """(row, column) of a map's largest value, in continuous coordinates where pixel i covers [i, i + 1).
+def even_share(settings: CarZeroSettings) -> float:
+    """What each cell would take if attention were spread evenly over all cells: 1/196 of the published network."""
+    return 1 / settings.grid**2
 
-    values: (h, w), NaN where nothing was seen. Cells that share the largest value (a repeated coarse cell) are
-    averaged, so that the nearest and the coarse form of a map point at the same place.
-    Raises MetricError for a map without a number.
+
+def display_limits(settings: CarZeroSettings) -> tuple[float, float]:
+    """Shares of attention at the ends of the colour map: none, and TOP_TIMES_EVEN times the even share.
+
+    Fixed, so that colours of two images or findings compare. A scale of drawing, not fitted to any patients.
     """
-    if values.ndim != 2 or np.isnan(values).all():
-        raise MetricError(f"expected a map (h, w) with numbers, got shape {values.shape}. Check the prediction.")
-    rows, columns = np.nonzero(values == np.nanmax(values))
-    return float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
+    return 0.0, TOP_TIMES_EVEN * even_share(settings)

@@ -56,18 +56,26 @@ class CarZeroNetwork(nn.Module):
         features: TextFeatures = self.text_encoder(tokens)
         return features
 
-    def image_memory(self, image: Tensor) -> Memory:
-        """What sentences look at in images (B, 1 + P, D)."""
+    def image_tokens(self, image: Tensor) -> Tensor:
+        """What sentences look at in images (B, 1 + P, D): the tokens that the settings name."""
         kept = {"global": image[:, :1], "local": image[:, 1:], "global+local": image}
-        return self.fusion_module.remember(kept[self.settings.memory])
+        return kept[self.settings.memory]
 
-    def text_memory(self, text: TextFeatures) -> Memory:
-        """What images look at in texts: sentence, words and the zero vectors up to the full length."""
+    def text_tokens(self, text: TextFeatures) -> tuple[Tensor, int]:
+        """What images look at in texts: sentence and words, and how many zero vectors follow them."""
         sentence = text.sentence[:, None]
         if self.settings.memory == "global":
-            return self.fusion_module.remember(sentence)
+            return sentence, 0
         tokens = text.words if self.settings.memory == "local" else torch.cat([sentence, text.words], dim=1)
-        return self.fusion_module.remember(tokens, text.padding)
+        return tokens, text.padding
+
+    def image_memory(self, image: Tensor) -> Memory:
+        """Keys and values of images (B, 1 + P, D)."""
+        return self.fusion_module.remember(self.image_tokens(image))
+
+    def text_memory(self, text: TextFeatures) -> Memory:
+        """Keys and values of texts."""
+        return self.fusion_module.remember(*self.text_tokens(text))
 
     def forward(self, images: Tensor, tokens: Tokens) -> PairLogits:
         """(B, 3, S, S) images and T texts -> logits of all pairs."""

@@ -13,11 +13,12 @@ from wordsight.errors import PromptError, SettingsError
 from wordsight.models.carzero.grounding import attention_maps
 from wordsight.models.carzero.model import CarZeroNetwork, PairLogits
 from wordsight.models.carzero.text_encoder import TextFeatures
+from wordsight.types import Combination
 
 Similarity = Literal["fusion", "global", "local", "both"]
 """What compares an image with a sentence: the fusion module (CARZero's score), the cosine of the global features, the
 best word's cosine with what it attends to (GLoRIA), or the mean of the last two."""
-Combine = Literal["mean", "max"]
+Combine = Combination
 _SHARPNESS, _SCALE = 4.0, 5.0
 
 

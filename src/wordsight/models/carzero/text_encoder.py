@@ -35,6 +35,10 @@ class TextFeatures:
     def __getitem__(self, rows: slice) -> TextFeatures:
         return TextFeatures(self.sentence[rows], self.words[rows], self.count[rows], self.length)
 
+    def to(self, device: torch.device | str) -> TextFeatures:
+        """The same on a device."""
+        return TextFeatures(self.sentence.to(device), self.words.to(device), self.count.to(device), self.length)
+
     @classmethod
     def joined(cls, parts: Sequence[TextFeatures]) -> TextFeatures:
         """Texts of several batches of one length, at least one; shorter ones get zero vectors."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wordsight.errors import SettingsError, WeightsError
 from wordsight.files import atomic_path
-from wordsight.models.carzero.checkpoint import read_checkpoint
+from wordsight.models.carzero.checkpoint import read_checkpoint, tensor_names
 from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.settings import BertShape, CarZeroSettings
 from wordsight.models.tensor_files import account_for, listed, read_json_file
@@ -33,6 +33,14 @@ _IMAGE_PREFIXES = ("vision_encoder.", "")
 _TEXT_PREFIXES = ("bert.", "")
 _TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
 _HINT = "Choose the settings (image encoder, memory, head, sizes) that these weights were trained with."
+
+
+def is_carzero(path: str | Path) -> bool:
+    """Whether a file holds weights of a CARZero, published or ours, by the names of its tensors; none is read.
+
+    Raises WeightsError if there is no file.
+    """
+    return any("fusion_module." in name for name in tensor_names(path))
 
 
 def read_state(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

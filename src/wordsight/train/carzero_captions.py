@@ -1,0 +1,173 @@
+"""What is said of an image in training, and which captions of a batch are right or wrong for which image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wordsight.models.carzero.settings import CarZeroSettings
+from wordsight.models.carzero.text_input import clean
+from wordsight.text.alignment import Statement, Status, align_sentence
+from wordsight.text.sentences import report_sentences
+from wordsight.train.carzero_settings import CarZeroTraining
+
+_SIDES = ("left", "right")
+_OPPOSITE = {Status.PRESENT: Status.ABSENT, Status.ABSENT: Status.PRESENT}
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A text as it is tokenised, and what it says; aligned where the text is made of one statement."""
+
+    text: str
+    statements: tuple[Statement, ...] = ()
+    aligned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCaptions:
+    """What a report gives to learn from: its captions, and everything it states."""
+
+    captions: tuple[Caption, ...]
+    statements: tuple[Statement, ...] = ()
+
+
+class Relation(IntEnum):
+    """What a report says of a text."""
+
+    WRONG = 0
+    UNKNOWN = 1
+    RIGHT = 2
+
+
+def report_captions(report: str, training: CarZeroTraining, settings: CarZeroSettings) -> ReportCaptions:
+    """Captions of one report as the training asks for them; none where it has no sentence."""
+    if training.style == "published":
+        texts = report_sentences(report, "published", max_word_num=training.max_word_num)
+        return ReportCaptions(tuple(Caption(text) for text in texts))
+    sentences = [(s, align_sentence(s)) for s in report_sentences(report, marks="keep")]
+    statements = tuple(dict.fromkeys(statement for _, found in sentences for statement in found))
+    captions: list[Caption] = []
+    if training.captions != "aligned":
+        plain = report_sentences(report)
+        captions += [Caption(clean(t, settings), found) for t, (_, found) in zip(plain, sentences, strict=True)]
+    if training.captions != "sentences":
+        captions += [aligned_caption(statement, settings) for statement in statements]
+    return ReportCaptions(tuple(c for c in dict.fromkeys(captions) if c.text), statements)
+
+
+def aligned_caption(statement: Statement, settings: CarZeroSettings) -> Caption:
+    """The prompt of a statement, cleaned as prompts are."""
+    return Caption(clean(statement.sentence(), settings), (statement,), aligned=True)
+
+
+def draw(
+    captions: Sequence[Caption], training: CarZeroTraining, settings: CarZeroSettings, rng: np.random.Generator
+) -> list[Caption]:
+    """Different captions of one image, each equally likely; aligned ones lose their place by chance."""
+    count = min(training.captions_per_image, len(captions))
+    chosen = [captions[int(i)] for i in rng.choice(len(captions), size=count, replace=False)]
+    if not training.drop_place:
+        return chosen
+    bare = rng.random(count) < training.drop_place
+    return [_without_place(c, settings) if b and c.aligned else c for c, b in zip(chosen, bare, strict=True)]
+
+
+def _without_place(caption: Caption, settings: CarZeroSettings) -> Caption:
+    return aligned_caption(replace(caption.statements[0], place=None), settings)
+
+
+def opposite(caption: Caption, settings: CarZeroSettings) -> Caption | None:
+    """The caption that denies an aligned one, or states what it denies; None for sentences and doubts."""
+    if not caption.aligned or caption.statements[0].status not in _OPPOSITE:
+        return None
+    statement = caption.statements[0]
+    return aligned_caption(Statement(statement.finding, _OPPOSITE[statement.status]), settings)
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionBatch:
+    """Texts of a batch of B images, and how they belong to the images.
+
+    texts: T. right: (n, 2) int64 pairs (image, text). wrong: (B, T) bool.
+    """
+
+    texts: tuple[str, ...]
+    right: Tensor
+    wrong: Tensor
+
+
+def match(
+    reports: Sequence[ReportCaptions],
+    drawn: Sequence[Sequence[Caption]],
+    training: CarZeroTraining,
+    settings: CarZeroSettings,
+) -> CaptionBatch:
+    """The drawn captions of every image of a batch against all images; see CarZeroTraining.negatives."""
+    if training.negatives == "all":
+        owners = [image for image, captions in enumerate(drawn) for _ in captions]
+        right = torch.tensor([owners, list(range(len(owners)))]).T
+        wrong = torch.ones(len(reports), len(owners), dtype=torch.bool)
+        wrong[right[:, 0], right[:, 1]] = False
+        return CaptionBatch(tuple(c.text for captions in drawn for c in captions), right, wrong)
+    texts = {caption.text: caption for captions in drawn for caption in sorted(captions, key=lambda c: c.aligned)}
+    if training.contradictions:
+        added = [opposite(caption, settings) for caption in texts.values()]
+        texts = {caption.text: caption for caption in added if caption is not None} | texts
+    known = [_Known(report) for report in reports]
+    relations = torch.tensor([[k.relation(caption) for caption in texts.values()] for k in known])
+    column = {text: i for i, text in enumerate(texts)}
+    for image, captions in enumerate(drawn):
+        for caption in captions:
+            relations[image, column[caption.text]] = Relation.RIGHT
+    return CaptionBatch(tuple(texts), (relations == Relation.RIGHT).nonzero(), relations == Relation.WRONG)
+
+
+class _Known:
+    """What one report says, ready to be compared with captions."""
+
+    def __init__(self, report: ReportCaptions) -> None:
+        self._texts = {caption.text for caption in report.captions}
+        self._said: dict[str, list[Statement]] = {}
+        for statement in report.statements:
+            self._said.setdefault(statement.finding, []).append(statement)
+
+    def relation(self, caption: Caption) -> Relation:
+        """A sentence is right if all it says is, and wrong if any of it is; one that says nothing known is wrong."""
+        if caption.text in self._texts:
+            return Relation.RIGHT
+        if not caption.statements:
+            return Relation.WRONG
+        return min(compare(statement, self._said.get(statement.finding, ())) for statement in caption.statements)
+
+
+def compare(statement: Statement, said: Sequence[Statement]) -> Relation:
+    """What a report that says `said` of a finding says of a statement about it.
+
+    Nothing said: the finding is taken not to be there, since reports name what they see; its denial stays unknown.
+    """
+    if not said:
+        return Relation.UNKNOWN if statement.status is Status.ABSENT else Relation.WRONG
+    status = {s.status for s in said}
+    if Status.PRESENT in status:
+        if statement.status is not Status.PRESENT:
+            return Relation.WRONG if statement.status is Status.ABSENT else Relation.UNKNOWN
+        return max(_place(statement.place, s.place) for s in said if s.status is Status.PRESENT)
+    if Status.UNCERTAIN in status:
+        if statement.status is not Status.UNCERTAIN:
+            return Relation.UNKNOWN
+        return max(_place(statement.place, s.place) for s in said if s.status is Status.UNCERTAIN)
+    return Relation.RIGHT if statement.status is Status.ABSENT else Relation.WRONG
+
+
+def _place(asked: str | None, known: str | None) -> Relation:
+    """A place asked for against that of the same finding in the report."""
+    if asked is None or asked == known:
+        return Relation.RIGHT
+    sides = [[side for side in _SIDES if side in (place or "").split()] for place in (asked, known)]
+    return Relation.WRONG if sides[0] and sides[1] and sides[0] != sides[1] else Relation.UNKNOWN
