@@ -131,3 +131,7 @@ def test_cells_may_be_separated_by_bars() -> None:
     for cell in ('["a", 5]', '["a", " "]', "[broken"):
         with pytest.raises(DataError, match="JSON list of sentences"):
             read_aligned(cell)
+
+
+def test_a_typed_denial_stays_one() -> None:
+    assert prompt_set("No opacities in the left lung").positive == (("There is no opacities in the left lung",),)

@@ -76,7 +76,7 @@ def _typed(text: str) -> PromptSet:
         items = [item.strip() for item in part.split(",") if item.strip()]
         whole = any(map(_is_sentence, items)) and not all(map(_is_sentence, items))
         findings += [part] if whole else items
-    positive = tuple((f if _is_sentence(f) else f"There is {f}",) for f in findings)
+    positive = tuple((f if _is_sentence(f) else f"There is {re.sub('^No ', 'no ', f)}",) for f in findings)
     denials = [_DENIABLE.fullmatch(group[0]) for group in positive]
     negative = tuple((f"There {d[1].lower()} no {d[2]}",) for d in denials if d is not None)
     return PromptSet(tuple(findings), positive, negative if len(negative) == len(positive) else None)
