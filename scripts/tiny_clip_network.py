@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,9 @@ from tiny_clip_pictures import CELL, GRID, PATCH, SIZE, Batch, Pool
 from wordsight.models.mla.backbone import TextStream
 
 PICTURE, STATISTICS = 76, 18  # numbers that the heads predict of each patch
+ROUGHNESS = (1.5, 2.3, 3.2, 4.2, 5.2, 6.2, 7.2, 8.2)  # edges of bands, in half waves a patch
 BANDS = (1, 4, 9, 18, 34, 72)  # cosines of rising frequency
+NEAR = 0.05  # cosine by which an odd patch should be farther from its nearest than others
 CONTENT = 96  # channels that begin with what a patch shows; the other 32 with where it is
 ANGLES = (torch.arange(GRID)[:, None] + 0.5) * torch.pi * (torch.arange(8) + 0.5) / 8  # (GRID, 8)
 Look = tuple[int, int, float, bool] | None
@@ -55,17 +58,12 @@ class Heads(nn.Module):
         return [torch.split(out, (self.cells, PICTURE, STATISTICS), dim=-1) for out in outs]  # type: ignore[misc]
 
 
-def tokens_of(model: Any, images: Tensor, corners: Tensor) -> list[Tensor]:
-    """The residual stream after every block of windows whose first patch is `corners`, (B, 1 + p * p, W) each."""
+def tokens_of(model: Any, images: Tensor) -> list[Tensor]:
+    """The residual stream after every block, (B, 1 + P, W) each."""
     visual = model.visual
-    patches = visual.conv1(images)
-    side = patches.shape[-1]
-    step = torch.arange(side)
-    rows, columns = corners[:, :1] + step, corners[:, 1:] + step
-    where = 1 + (rows[:, :, None] * GRID + columns[:, None, :]).flatten(1)  # (B, p * p)
-    x = patches.flatten(2).transpose(1, 2) + visual.positional_embedding[where]
-    first = (visual.class_embedding + visual.positional_embedding[0]).expand(len(x), 1, -1)
-    x = visual.ln_pre(torch.cat([first, x], dim=1))
+    x = visual.conv1(images).flatten(2).transpose(1, 2)
+    first = visual.class_embedding.expand(len(x), 1, -1)
+    x = visual.ln_pre(torch.cat([first, x], dim=1) + visual.positional_embedding)
     out = []
     for block in visual.transformer.resblocks:
         x = block(x)
@@ -97,14 +95,33 @@ def statistics_target(clean: Tensor) -> Tensor:
     return torch.cat([own, near, own - far], dim=1).flatten(2).transpose(1, 2)
 
 
+def nearest_loss(tokens: Tensor, marked: Tensor, plain: Tensor) -> Tensor:
+    """Marked patches should lie farther from the unmarked patches of the other pictures than unmarked ones do.
+
+    What the memory bank of the method asks of its features: cosine to the nearest row. tokens (2 B, P, W): the marked
+    pictures of one kind, then the same unmarked; marked, plain (B, P) bool.
+    """
+    after, before = F.normalize(tokens, dim=-1).chunk(2)
+    own = torch.eye(len(after), dtype=torch.bool)[:, None, :, None]
+    near = [
+        torch.einsum("ipw,jqw->ipjq", queries, before).masked_fill(own, -2).flatten(2).amax(dim=2)
+        for queries in (after, before)
+    ]
+    odd, usual = near[0][marked], torch.cat([near[1].flatten(), near[0][plain]])
+    if len(odd) == 0:
+        return torch.zeros(())
+    return F.softplus((odd[:, None] - usual[None, :]) / NEAR).mean() * NEAR * 10
+
+
 def losses(model: Any, heads: Heads, batch: Batch, ids: Tensor, causal: bool) -> dict[str, Tensor]:
     """All losses of one batch by name. causal: how the text tower reads this time; both ways are in use."""
     count = len(batch.images)
-    images = torch.cat([torch.from_numpy(batch.images), torch.from_numpy(batch.before)])
-    streams = tokens_of(model, images, torch.from_numpy(batch.corners).repeat(2, 1))
+    streams = tokens_of(model, torch.cat([torch.from_numpy(batch.images), torch.from_numpy(batch.before)]))
     visible = (~torch.from_numpy(batch.hidden)).flatten(1)[..., None].float()
     target, pasted = picture_target(torch.from_numpy(batch.clean)), cells(torch.from_numpy(batch.cover)[:, None], CELL)
     marked = visible * (pasted > 0.3)
+    covered = marked.mean(dim=-1) > 0.5
+    free = (pasted.mean(dim=-1) < 0.02) & visible[..., 0].bool()
     numbers = statistics_target(torch.from_numpy(batch.clean))
     where, pairs, what, around = (torch.zeros(()) for _ in range(4))
     for level, (logits, picture, statistics) in enumerate(heads(streams), 1):
@@ -114,13 +131,14 @@ def losses(model: Any, heads: Heads, batch: Batch, ids: Tensor, causal: bool) ->
         pairs = pairs + level / 4 * (F.softplus(before - after) * marked).sum() / (marked.sum() + 1)
         what = what + level / 4 * F.smooth_l1_loss(picture[:count], target, beta=0.5)
         around = around + level / 4 * F.smooth_l1_loss(statistics[count:], numbers, beta=0.3)
+    near = torch.stack([nearest_loss(x[:, 1:], covered, free) for x in streams]).mean()
     visual = model.visual
     image = F.normalize(visual.ln_post(streams[-1][:count, 0]) @ visual.proj, dim=-1)
     text = F.normalize(TextStream(model, ids.shape[1], causal=True).encode(ids, causal=causal), dim=-1)
-    logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
-    same = torch.arange(len(logits))
-    clip = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
-    return {"clip": clip, "where": where, "pairs": pairs, "what": what, "around": around}
+    logits = model.logit_scale.exp().clamp(max=100) * image @ text.T  # (B, 2 B): the last B texts are strangers
+    same = torch.arange(count)
+    clip = (F.cross_entropy(logits, same) + F.cross_entropy(logits[:, :count].T, same)) / 2
+    return {"clip": clip, "where": where, "pairs": pairs, "what": what, "around": around, "near": near}
 
 
 def start(model: Any, pool: Pool, seed: int) -> None:
@@ -151,6 +169,29 @@ def start(model: Any, pool: Pool, seed: int) -> None:
                 query, key = look_at(*look)
                 weight[32 * head : 32 * head + 32, CONTENT:] = query
                 weight[weight.shape[1] + 32 * head : weight.shape[1] + 32 * head + 32, CONTENT:] = key
+    rectify(model.visual.transformer.resblocks[0])
+
+
+def rectify(block: Any) -> None:
+    """Begin the first block's MLP as rectified waves, summed by frequency and direction: how rough a patch is.
+
+    What a linear view of a patch cannot say, and what random weights take thousands of steps to find.
+    """
+    block.attn.out_proj.weight.data.mul_(0.3)
+    first, second = block.mlp.c_fc.weight.data, block.mlp.c_proj.weight.data
+    groups: dict[tuple[int, int], list[int]] = {}
+    for k, (row, column) in enumerate(wave_order()[: BANDS[-1]]):
+        if k > 0:
+            band = sum(math.hypot(row, column) >= edge for edge in ROUGHNESS)
+            groups.setdefault((band, min(int(math.atan2(row, column) / (math.pi / 2) * 3), 2)), []).append(k)
+    for channel, waves in enumerate(sorted(groups.items())):
+        for k in waves[1]:
+            units = [2 * k - 2, 2 * k - 1]
+            first[units] = 0
+            first[units, k] = torch.tensor([1.5, -1.5])
+            block.mlp.c_fc.bias.data[units] = 0
+            second[:, units] = 0
+            second[CONTENT - 1 - channel, units] = len(waves[1]) ** -0.5
 
 
 def look_at(row: int, column: int, blur: float, mirror: bool) -> tuple[Tensor, Tensor]:
@@ -175,9 +216,14 @@ def cosine_filters(count: int) -> Tensor:
     position = (torch.arange(PATCH) + 0.5) * torch.pi / PATCH
     waves = (position[None] * torch.arange(PATCH)[:, None]).cos()
     waves = waves / waves.norm(dim=1, keepdim=True)
-    order = sorted(((r, c) for r in range(PATCH) for c in range(PATCH)), key=lambda rc: (rc[0] ** 2 + rc[1] ** 2, rc))
-    planes = torch.stack([waves[r][:, None] * waves[c] for r, c in order])
+    planes = torch.stack([waves[r][:, None] * waves[c] for r, c in wave_order()])
     grey, red, blue = (torch.tensor(v) / torch.tensor(v).norm() for v in ((1.0, 1, 1), (1.0, -1, 0), (1.0, 1, -2)))
     few = count // 8
     parts = [(grey, planes[: count - 2 * few]), (red, planes[:few]), (blue, planes[:few])]
     return torch.cat([colour[None, :, None, None] * part[:, None] for colour, part in parts])
+
+
+def wave_order() -> list[tuple[int, int]]:
+    """Frequencies (down, across) of the cosines of a patch, lowest first."""
+    every = ((row, column) for row in range(PATCH) for column in range(PATCH))
+    return sorted(every, key=lambda rc: (rc[0] ** 2 + rc[1] ** 2, rc))

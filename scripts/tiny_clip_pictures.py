@@ -1,7 +1,7 @@
 """Pictures, captions and pasted marks that the tiny backbone is trained on; see train_tiny_clip.py.
 
-Marks are generic (spots, rings, rough or smooth patches, pieces from elsewhere, bulges) and drawn here; what the
-phantoms themselves call abnormal, their labels, masks and lesion lists, is never looked at.
+The phantoms are healthy ones. Marks are generic (spots, rings, rough, smooth or patterned patches, pieces from
+elsewhere, bulges) and drawn here, before blur and noise, so that neither betrays them.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ SAID = {
     "border": "{} border",
 }  # which attributes become words, and how
 MARK_WORDS = (
-    "a bright dark soft sharp rough smooth spot ring patch piece from elsewhere bulge small dots in the upper middle "
-    "lower left centre right "
+    "a bright dark soft sharp rough smooth patterned spot ring patch piece from elsewhere bulge small dots "
+    "in the upper middle lower left centre right "
 )
 SKIPPED = ("average", "none", "medium", "absent")
 TURNED = {"rotation": 3.0, "tilt": 8.0}
@@ -84,7 +84,7 @@ class Pool:
 
     @classmethod
     def draw(cls, count: int, seed: int) -> Pool:
-        """`count` phantoms of each set, every other one drawn with abnormalities; which ones is not kept."""
+        """`count` healthy phantoms of each set: what the network calls unusual, it has never seen."""
         pixels: dict[str, NDArray[np.uint8]] = {}
         attributes: dict[str, list[Attributes]] = {}
         with progress("drawing phantoms", count * len(SETS)) as bar:
@@ -92,7 +92,7 @@ class Pool:
                 drawn = []
                 attributes[name] = []
                 for index in range(count):
-                    phantom = draw_phantom(name, seed, index, abnormal=index % 2 == 1)
+                    phantom = draw_phantom(name, seed, index, abnormal=False)
                     drawn.append(phantom.pixels)
                     attributes[name].append(phantom.attributes)
                     bar.advance()
@@ -161,6 +161,33 @@ def _textured(rng: np.random.Generator, old: Float32, rough: bool) -> Float32:
     return np.asarray(old + grain * (0.3 + old.mean()), dtype=np.float32)
 
 
+def _patterned(rng: np.random.Generator, old: Float32, colour: bool, ease: float) -> Float32:
+    """A random texture laid over the tissue or put in its place: grain, nets, stripes or cells, fine to coarse."""
+    scale = float(np.exp(rng.uniform(np.log(0.9), np.log(6.0))))
+    stretch = float(np.exp(rng.uniform(-0.7, 0.7))) if rng.random() < 0.4 else 1.0
+    noise = rng.standard_normal(old.shape[:2]).astype(np.float32)
+    if rng.random() < 0.15:
+        rows, columns = np.mgrid[: old.shape[0], : old.shape[1]].astype(np.float32)
+        turn = rng.uniform(0, np.pi)
+        bent = ndimage.gaussian_filter(noise, 6) * 30
+        texture = np.sin((rows * np.cos(turn) + columns * np.sin(turn) + bent) * (1.6 / scale)) * 1.4
+    else:
+        texture = ndimage.gaussian_filter(noise, (scale * stretch, scale / stretch))
+        texture /= texture.std() + 1e-6
+    shape = rng.choice(["soft", "hard", "net", "holes"], p=[0.3, 0.3, 0.25, 0.15])
+    if shape == "hard":
+        texture = np.clip(texture * rng.uniform(1.5, 5), -1, 1)
+    elif shape != "soft":
+        texture = np.clip((0.8 - np.abs(texture)) * rng.uniform(1.5, 4), -1, 1) * (1 if shape == "net" else -1)
+    texture = (texture - texture.mean()).astype(np.float32)[..., None]
+    keep = rng.choice([1.0, 0.0, 0.4])
+    base = old * keep + old.mean(axis=(0, 1)) * (1 - keep)
+    strength = np.exp(rng.uniform(np.log(0.05 + 0.1 * ease), np.log(0.3)))
+    tint = rng.uniform(0.4, 1.2, 3) if colour else np.ones(3)
+    shift = rng.normal(0, 0.06, 3 if colour else 1)
+    return np.asarray(base + shift + texture * strength * tint, dtype=np.float32)
+
+
 def _bulged(rng: np.random.Generator, old: Float32) -> Float32:
     """Drawn together, blown up or shifted around the middle of the window."""
     half = old.shape[0] / 2
@@ -181,15 +208,16 @@ def _region(row: float, column: float) -> str:
 
 
 def mark(
-    rng: np.random.Generator, picture: Float32, donor: Float32, corner: tuple[int, int], colour: bool, ease: float = 0.0
+    rng: np.random.Generator, picture: Float32, donor: Float32, colour: bool, ease: float = 0.0
 ) -> tuple[Float32, Float32, str]:
     """Put one random mark into a picture (h, w, 3), in place.
 
-    donor: a picture of the same kind and size to take pieces from; corner: where the picture lies in the whole one;
-    ease: 1 for strong changes only.
+    donor: a picture of the same kind and size to take pieces from; ease: 1 for strong changes only.
     Returns the picture, the mark's cover (h, w) in [0, 1] and words about its shape, brightness and place.
     """
-    kind = rng.choice(["spot", "ring", "patch", "piece", "bulge", "dots"], p=[0.34, 0.1, 0.28, 0.12, 0.06, 0.1])
+    kind = rng.choice(
+        ["spot", "ring", "patch", "pattern", "piece", "bulge", "dots"], p=[0.17, 0.06, 0.12, 0.42, 0.15, 0.04, 0.04]
+    )
     radius = float(np.exp(rng.uniform(np.log(3.5), np.log(28.0)))) if kind != "dots" else float(rng.uniform(2, 5))
     bright, soft, rough = rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.5
     cover = np.zeros(picture.shape[:2], dtype=np.float32)
@@ -207,6 +235,8 @@ def mark(
     old, weight = picture[window], cover[window][..., None]
     if kind == "patch":
         new = _textured(rng, old, rough)
+    elif kind == "pattern":
+        new = _patterned(rng, old, colour, ease)
     elif kind == "piece":
         new = _piece(rng, donor if rng.random() < 0.5 else picture.copy(), old.shape)
     elif kind == "bulge":
@@ -221,11 +251,12 @@ def mark(
         "spot": f"a {'bright' if bright else 'dark'} {'soft' if soft else 'sharp'} spot",
         "ring": f"a {'bright' if bright else 'dark'} ring",
         "patch": f"a {'rough' if rough else 'smooth'} patch",
+        "pattern": "a patterned patch",
         "piece": "a piece from elsewhere",
         "bulge": "a bulge",
         "dots": f"small {'bright' if bright else 'dark'} dots",
     }[str(kind)]
-    centre = (corner[0] + rows.mean()) / SIZE, (corner[1] + columns.mean()) / SIZE
+    centre = rows.mean() / SIZE, columns.mean() / SIZE
     return picture, cover, f"{words} {_region(*centre)}"
 
 
@@ -250,30 +281,46 @@ def _add(cover: Float32, shape: Float32, centre: tuple[int, int]) -> None:
 
 def _piece(rng: np.random.Generator, source: Float32, shape: tuple[int, ...]) -> Float32:
     """A window of another place, perhaps turned."""
-    row, column = (int(rng.integers(max(source.shape[i] - shape[i], 0) + 1)) for i in (0, 1))
-    piece = source[row : row + shape[0], column : column + shape[1]]
-    return piece[::-1, ::-1] if rng.random() < 0.5 else piece
+    zoom, turn = float(np.exp(rng.uniform(-0.7, 0.8))), rng.uniform(-np.pi, np.pi)
+    rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    rows, columns = (rows - shape[0] / 2) / zoom, (columns - shape[1] / 2) / zoom
+    middle = rng.uniform(0.2, 0.8, 2) * source.shape[:2]
+    down = rows * np.cos(turn) - columns * np.sin(turn) + middle[0]
+    across = columns * np.cos(turn) + rows * np.sin(turn) + middle[1]
+    parts = [ndimage.map_coordinates(source[..., c], [down, across], order=1, mode="mirror") for c in range(3)]
+    return np.stack(parts, axis=-1).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Batch:
     """images (B, 3, s, s) as the network sees them, and the same before they were marked; clean (B, 3, s, s) in [0, 1];
-    cover (B, s, s); hidden (B, p, p); corners (B, 2) in patches; captions."""
+    cover (B, s, s); hidden (B, p, p); 2 B captions, the last B of other images."""
 
     images: Float32
     before: Float32
     clean: Float32
     cover: Float32
     hidden: NDArray[np.bool_]
-    corners: NDArray[np.int64]
     captions: list[str]
 
 
 def _toned(rng: np.random.Generator, picture: Float32, colour: bool) -> Float32:
     """Another exposure of the same picture: gamma, gain, offset, and for colour a tint."""
     out = picture ** np.float32(np.exp(rng.uniform(-0.25, 0.25)))
-    gain = rng.uniform(0.85, 1.15, 3 if colour else 1).astype(np.float32)
-    return np.clip(out * gain + np.float32(rng.uniform(-0.04, 0.06)), 0, 1)
+    gain = rng.uniform(0.75, 1.25, 3) if colour else rng.uniform(0.85, 1.15, 1)
+    return np.clip(out * gain.astype(np.float32) + np.float32(rng.uniform(-0.04, 0.06)), 0, 1)
+
+
+def _taken(rng: np.random.Generator, marked: Float32, clean: Float32, colour: bool) -> tuple[Float32, Float32]:
+    """Both pictures with the same blur and noise, so that neither betrays what was pasted."""
+    softness = max(float(rng.uniform(-0.4, 0.9)), 0.0)
+    noise = rng.standard_normal(clean.shape if colour else (*clean.shape[:2], 1)).astype(np.float32)
+    noise *= np.float32(np.exp(rng.uniform(np.log(0.004), np.log(0.03))))
+    out = []
+    for picture in (marked, clean):
+        soft = ndimage.gaussian_filter(picture, (softness, softness, 0)) if softness > 0.25 else picture
+        out.append(np.clip(soft + noise, 0, 1))
+    return out[0], out[1]
 
 
 def _hide(rng: np.random.Generator, picture: Float32, chance: float) -> NDArray[np.bool_]:
@@ -288,42 +335,54 @@ def _hide(rng: np.random.Generator, picture: Float32, chance: float) -> NDArray[
     return hidden
 
 
-def make_batch(pool: Pool, seed: int, step: int, count: int, patches: int, ease: float = 0.0) -> Batch:
-    """Batch number `step`: windows of `patches` x `patches` patches, the same for the same arguments."""
+def make_batch(pool: Pool, seed: int, step: int, count: int, ease: float = 0.0) -> Batch:
+    """Batch number `step`, images of one set, the sets in turn; the same for the same arguments."""
     rng = np.random.default_rng([seed, step])
-    names, side = list(pool.pixels), patches * PATCH
-    rows: list[tuple[Float32, Float32, Float32, Float32, NDArray[np.bool_], tuple[int, int], str]] = []
-    for i in range(count):
-        name = names[(step * count + i) % len(names)]
-        colour = pool.pixels[name].ndim == 4
+    names = list(pool.pixels)
+    name = names[step % len(names)]
+    colour = pool.pixels[name].ndim == 4
+    rows: list[tuple[Float32, Float32, Float32, Float32, NDArray[np.bool_], str]] = []
+    for _ in range(count):
         index, other = rng.integers(len(pool.pixels[name]), size=2).tolist()
-        place = tuple(rng.integers(GRID - patches + 1, size=2).tolist())
-        window = np.s_[place[0] * PATCH : place[0] * PATCH + side, place[1] * PATCH : place[1] * PATCH + side]
-        clean = _toned(rng, pool.picture(name, index)[window], colour)
-        donor = _toned(rng, pool.picture(name, other)[window], colour)
         flip = -1 if rng.random() < 0.5 else 1
-        clean, seen, cover = clean[:, ::flip], clean[:, ::flip].copy(), np.zeros((side, side), dtype=np.float32)
-        phrases = [describe(name, pool.attributes[name][index], rng, mirrored=flip < 0)]
-        for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.1, 0.4, 0.3, 0.2]))):
-            corner = (place[0] * PATCH, place[1] * PATCH)
-            seen, part, words = mark(rng, seen, donor, corner, colour, ease)
-            cover = np.maximum(cover, part)
-            phrases += [words] if words and len(phrases) == 1 else []
+        clean = _toned(rng, pool.picture(name, index), colour)[:, ::flip]
+        donor = _toned(rng, pool.picture(name, other), colour)
+        seen, cover, words = _marked(rng, clean.copy(), donor, colour, ease)
+        caption = describe(name, pool.attributes[name][index], rng, mirrored=flip < 0)
+        seen, before = _taken(rng, seen, clean, colour)
         hidden = _hide(rng, seen, 0.15 * (1 - ease))
-        before = clean
         if rng.random() < 0.3:
-            seen, before = ((part - np.float32(CLIP_MEAN)) / np.float32(CLIP_STD) for part in (seen, clean))
-        rows.append((seen, before, clean, cover, hidden, place, ", ".join(phrases)))
-    seen, unmarked, clean, cover, hidden, corners, captions = zip(*rows, strict=True)
+            seen, before = ((part - np.float32(CLIP_MEAN)) / np.float32(CLIP_STD) for part in (seen, before))
+        rows.append((seen, before, clean, cover, hidden, f"{caption}, {words}" if words else caption))
+    images, unmarked, targets, covers, hiddens, captions = zip(*rows, strict=True)
     return Batch(
-        np.stack(seen).transpose(0, 3, 1, 2).astype(np.float32),
+        np.stack(images).transpose(0, 3, 1, 2).astype(np.float32),
         np.stack(unmarked).transpose(0, 3, 1, 2).astype(np.float32),
-        np.stack(clean).transpose(0, 3, 1, 2).astype(np.float32),
-        np.stack(cover),
-        np.stack(hidden),
-        np.array(corners, dtype=np.int64),
-        list(captions),
+        np.stack(targets).transpose(0, 3, 1, 2).astype(np.float32),
+        np.stack(covers),
+        np.stack(hiddens),
+        [*captions, *_strangers(pool, rng, count)],
     )
+
+
+def _marked(
+    rng: np.random.Generator, picture: Float32, donor: Float32, colour: bool, ease: float
+) -> tuple[Float32, Float32, str]:
+    """Up to three marks: the picture, their common cover, and words about the first."""
+    cover, said = np.zeros(picture.shape[:2], dtype=np.float32), ""
+    for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.1, 0.4, 0.3, 0.2]))):
+        picture, part, words = mark(rng, picture, donor, colour, ease)
+        cover, said = np.maximum(cover, part), said or words
+    return picture, cover, said
+
+
+def _strangers(pool: Pool, rng: np.random.Generator, count: int) -> list[str]:
+    """Captions of other images of any set, which the batch's images should not match."""
+    captions = []
+    for _ in range(count):
+        name = list(pool.pixels)[int(rng.integers(len(pool.pixels)))]
+        captions.append(describe(name, pool.attributes[name][int(rng.integers(len(pool.pixels[name])))], rng))
+    return captions
 
 
 def vocabulary(pool: Pool, seed: int, captions: int = 4000) -> Sequence[str]:

@@ -1,14 +1,15 @@
 """Train the tiny CLIP of this package: `python scripts/train_tiny_clip.py --out src/wordsight/models/mla/tiny`.
 
-What it learns from: synthetic images (half of them drawn with abnormalities, unlabelled; streams of seed 1,000,000 that
-evaluations do not use), their captions about anatomy and acquisition, and generic marks that the script pastes. Labels,
-lesion masks and lesion lists of the phantoms are never read, and no caption says whether an image is abnormal.
+What it learns from: synthetic images without abnormalities (streams of seed 1,000,000 that evaluations do not use),
+their captions about anatomy and acquisition, and generic marks that the script pastes. It never sees a lesion of the
+phantoms, and no caption says whether an image is normal.
 
 Losses: the symmetric contrastive loss of CLIP (Radford et al., ICML 2021) between class token and caption; from the
-patch tokens after every block: where something was pasted (in the manner of CutPaste, Li et al., CVPR 2021, and DRAEM,
-Zavrtanik et al., ICCV 2021), alone and against the same window unmarked; the unmarked picture, also of hidden patches
-(as in MAE, He et al., CVPR 2022); and brightness and texture energies of a patch and its neighbourhood. Their heads
-are dropped. Most steps see windows of half the side, the last ones whole images.
+patch tokens after every block: marked patches lie far from all patches of other images (the distance of PatchCore,
+Roth et al., CVPR 2022); where something was pasted (in the manner of CutPaste, Li et al., CVPR 2021, and DRAEM,
+Zavrtanik et al., ICCV 2021), alone and against the same image unmarked; the unmarked picture, also of hidden patches
+(as in MAE, He et al., CVPR 2022); and brightness and texture energies of a patch and its neighbourhood. Heads are
+dropped.
 The bundle is for trying, testing and teaching; it knows nothing of patients.
 """
 
@@ -32,7 +33,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from tiny_clip_network import Heads, config, losses, start
-from tiny_clip_pictures import FIRST_SEED, GRID, SIZE, Batch, Pool, make_batch, vocabulary
+from tiny_clip_pictures import FIRST_SEED, SIZE, Batch, Pool, make_batch, vocabulary
 from wordsight.files import atomic_path, write_json
 from wordsight.models.mla.backbone import ClipTokenizer, load_clip, save_clip_bundle
 from wordsight.models.mla.prompts import LearnedPrompts, ensemble_features
@@ -42,8 +43,8 @@ from wordsight.text import states
 LIMIT = 8 * 2**20
 MERGES = 900
 NOTE = "Trained on phantoms alone: knows nothing of patients; for trying, testing and teaching."
-WEIGHTS = {"clip": 0.1, "where": 0.3, "pairs": 2.0, "what": 0.3, "around": 1.0}
-EASY = 900  # steps until marks may be faint
+WEIGHTS = {"clip": 0.1, "where": 0.1, "pairs": 1.0, "what": 0.1, "around": 0.3, "near": 4.0}
+EASY = 400  # steps until marks may be faint
 Merges = list[tuple[str, str]]
 
 
@@ -81,23 +82,20 @@ def words_of_package() -> list[str]:
 
 
 class Batches(Dataset[Batch]):
-    """Batch number `i` on demand: windows first, whole images in the last steps."""
+    """Batch number `i` on demand."""
 
-    def __init__(self, pool: Pool, seed: int, steps: tuple[int, int], counts: tuple[int, int]) -> None:
-        self.pool, self.seed, self.steps, self.counts = pool, seed, steps, counts
-        self.first = self.earlier = 0
+    def __init__(self, pool: Pool, seed: int, steps: int, count: int) -> None:
+        self.pool, self.seed, self.steps, self.count = pool, seed, steps, count
+        self.first = 0
 
     def __len__(self) -> int:
-        return sum(self.steps) - self.first
+        return self.steps - self.first
 
     def __getitem__(self, i: int) -> Batch:
         if i >= len(self):
             raise IndexError(i)
-        step, number = self.first + i, self.first + i + self.earlier
-        late = step >= self.steps[0]
-        return make_batch(
-            self.pool, self.seed, number, self.counts[late], GRID if late else GRID // 2, max(1 - number / EASY, 0)
-        )
+        step = self.first + i
+        return make_batch(self.pool, self.seed, step, self.count, max(1 - step / EASY, 0))
 
 
 def rate(step: int, total: int, peak: float) -> float:
@@ -120,15 +118,14 @@ class Training:
         groups: list[dict[str, Any]] = [{"params": [], "weight_decay": 0.05}, {"params": [], "weight_decay": 0.0}]
         for parameter in (*self.model.parameters(), *self.heads.parameters()):
             groups[parameter.ndim < 2]["params"].append(parameter)
-        self.optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98))
-        self.done = self.earlier = 0
+        self.optimizer = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98), fused=True)
+        self.done = 0
         self.seconds = 0.0
 
     def run(self, data: Batches, state: Path) -> None:
         """Train to the end, saving the state every minute or so."""
         self.resume(state)
-        data.first, data.earlier = self.done, self.earlier
-        total = sum(data.steps)
+        data.first, total = self.done, data.steps
         loader = DataLoader(data, batch_size=None, num_workers=self.options.workers, prefetch_factor=4)
         start = saved = time.monotonic()
         means: Counter[str] = Counter()
@@ -164,7 +161,6 @@ class Training:
     def _save(self, path: Path, seconds: float) -> None:
         content = {
             "done": self.done,
-            "earlier": self.earlier,
             "seconds": self.seconds + seconds,
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
@@ -174,17 +170,6 @@ class Training:
         }
         with atomic_path(path) as temporary:
             torch.save(content, temporary)
-
-    def begin_with(self, path: Path) -> None:
-        """Take the weights of an earlier training's state, the text tower's only if its merges are the same; the card
-        counts its steps and seconds too."""
-        content = torch.load(path, weights_only=True)
-        same = [tuple(pair) for pair in content["merges"]] == self.merges
-        kept = {k: v for k, v in content["model"].items() if same or k.startswith("visual.")}
-        self.model.load_state_dict(kept, strict=False)
-        self.heads.load_state_dict(content["heads"])
-        self.earlier = content.get("earlier", 0) + content["done"]
-        self.seconds = content["seconds"]
 
     def resume(self, path: Path) -> None:
         """Go on where an interrupted training of the same options stopped."""
@@ -197,12 +182,12 @@ class Training:
         self.model.load_state_dict(content["model"])
         self.heads.load_state_dict(content["heads"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.done, self.earlier, self.seconds = content["done"], content["earlier"], content["seconds"]
+        self.done, self.seconds = content["done"], content["seconds"]
 
 
 def key_of(options: argparse.Namespace) -> dict[str, Any]:
     """Options that decide what is learned."""
-    return {name: getattr(options, name) for name in ("seed", "images", "steps", "whole", "batch", "rate")}
+    return {name: getattr(options, name) for name in ("seed", "images", "steps", "batch", "rate")}
 
 
 def write_bundle(folder: Path, training: Training) -> None:
@@ -214,16 +199,11 @@ def write_bundle(folder: Path, training: Training) -> None:
         {
             "name": "tiny",
             "note": NOTE,
-            "data": f"{options.images} phantoms of each of the six sets, half drawn with abnormalities and unlabelled, "
-            f"seed {options.seed}; labels, masks and lesion lists were not read",
+            "data": f"{options.images} phantoms of each of the six sets without abnormalities, seed {options.seed}",
             "captions": "anatomy, acquisition and pasted generic marks; never whether an image is abnormal",
-            "losses": "CLIP contrastive; per patch: pasted marks, unmarked picture, texture (heads dropped)",
-            "steps": {
-                "earlier": training.earlier,
-                "done": training.done,
-                "planned": {"windows": options.steps, "whole images": options.whole},
-                "batch": options.batch,
-            },
+            "losses": "CLIP contrastive; per patch: pasted marks far from other images, marks found, picture, texture "
+            "(heads dropped)",
+            "steps": {"done": training.done, "planned": options.steps, "batch": options.batch},
             "parameters": sum(p.numel() for p in training.model.parameters()),
             "seconds": round(training.seconds),
             "made_by": "scripts/train_tiny_clip.py",
@@ -244,13 +224,13 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--state", type=Path, help="resumable state (default: beside --out)")
-    parser.add_argument("--begin", type=Path, help="state of an earlier training whose weights to begin with")
     parser.add_argument("--write-now", action="store_true", help="write the bundle of the state as it is and stop")
     parser.add_argument("--images", type=int, default=400, help="phantoms per set")
-    parser.add_argument("--steps", type=int, default=8000, help="steps on windows of half the side")
-    parser.add_argument("--whole", type=int, default=600, help="steps on whole images after that")
-    parser.add_argument("--batch", type=int, default=16, help="windows per step; a quarter as many whole images")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument(
+        "--batch", type=int, default=6, help="images per step, all of one set, each marked and unmarked"
+    )
+    parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help=f"of everything, at least {FIRST_SEED}")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="processes that make batches")
@@ -283,10 +263,7 @@ def main() -> None:
         merges = learn_merges([*vocabulary(pool, options.seed), *words_of_package()], MERGES)
         training = Training(merges, tokenizer_of(merges), options)
         start(training.model, pool, options.seed)
-        if options.begin:
-            training.begin_with(options.begin)
-        sizes = options.batch, max(options.batch // 4, 2)
-        training.run(Batches(pool, options.seed, (options.steps, options.whole), sizes), state)
+        training.run(Batches(pool, options.seed, options.steps, options.batch), state)
     write_bundle(options.out, training)
 
 
