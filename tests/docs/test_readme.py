@@ -23,8 +23,8 @@ CHEAP = "--epochs 1 --bootstrap 20"
 NOT_RUN = ""
 
 SUBSTITUTES = {
-    "wordsight predict images --model carzero --weights CARZero_best_model.ckpt --text BioClinicalMPBERT --prompts openi "
-    "--out out": NOT_RUN,  # weights of others; test_cli_carzero runs it with a small network
+    "wordsight predict images --model carzero --weights CARZero_best_model.ckpt --text BioClinicalMPBERT "
+    "--prompts openi --out out": NOT_RUN,  # weights of others; test_cli_carzero runs it with a small network
     "wordsight predict chest.dcm --model carzero --weights carzero.safetensors --text BioClinicalMPBERT --prompts "
     '"There is a mass in the left lung"': NOT_RUN,
     "wordsight score out/predictions.csv custom.csv --protocol openi": NOT_RUN,  # test_cli_score

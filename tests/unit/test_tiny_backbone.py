@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from wordsight.data.phantoms import SETS, draw_phantom
 from wordsight.models.mla.architectures import TINY
@@ -99,18 +100,43 @@ def test_captions_depend_on_attributes_alone() -> None:
 
 def test_batches_are_the_same_each_time_and_their_captions_fit() -> None:
     pool = small_pool()
-    first, again = (pictures.make_batch(pool, 5, 2, 12, 8) for _ in range(2))
+    first, again = (pictures.make_batch(pool, 5, 2, 4) for _ in range(2))
     assert first.captions == again.captions
-    for name in ("images", "before", "clean", "cover", "hidden", "corners"):
+    for name in ("images", "before", "clean", "cover", "hidden"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
-    other = pictures.make_batch(pool, 5, 3, 12, 8)
+    other = pictures.make_batch(pool, 5, 3, 4)
     assert not np.array_equal(first.images, other.images)
     tokenizer = load_clip("tiny", None, image_size=240).tokenizer
     for step in range(8):
-        captions = pictures.make_batch(pool, 6, step, 12, 8).captions
-        assert tokenizer(captions).shape == (12, 32)  # raises where one does not fit
+        captions = pictures.make_batch(pool, 6, step, 4).captions
+        assert tokenizer(captions).shape == (8, 32)  # raises where one does not fit; half of them of other images
         words = {word for caption in captions for word in re.findall("[a-z]+", caption)}
         assert not words & FORBIDDEN
+
+
+def test_nothing_but_healthy_phantoms_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = []
+
+    def watched(*args: object, **kwargs: object) -> object:
+        phantom = draw_phantom(*args, **kwargs)  # type: ignore[arg-type]
+        labels.append(phantom.label)
+        return phantom
+
+    monkeypatch.setattr(pictures, "draw_phantom", watched)
+    small_pool()
+    assert labels == [0] * 18
+
+
+def test_blur_and_noise_are_the_same_with_and_without_marks() -> None:
+    """Where nothing was pasted or hidden both pictures are equal, so that the grain of a picture betrays no mark."""
+    batch = pictures.make_batch(small_pool(), 5, 4, 4)
+    change = np.abs(batch.images - batch.before).max(axis=1)
+    assert batch.cover.max() > 0.5
+    hidden = np.kron(batch.hidden, np.ones((pictures.PATCH, pictures.PATCH), dtype=bool))
+    for i in range(len(change)):
+        touched = ndimage.maximum_filter(batch.cover[i], 41) > 0
+        assert (change[i][~touched & ~hidden[i]] == 0).mean() > 0.999
+    assert not np.allclose(batch.before, batch.clean, atol=0.01)
 
 
 def test_covers_say_where_the_picture_was_changed() -> None:
@@ -118,7 +144,7 @@ def test_covers_say_where_the_picture_was_changed() -> None:
     plain = np.full((120, 120, 3), 0.5, dtype=np.float32)
     changed = 0
     for _ in range(60):
-        picture, cover, words = pictures.mark(rng, plain.copy(), plain, (0, 0), False)
+        picture, cover, words = pictures.mark(rng, plain.copy(), plain, False)
         difference = np.abs(picture - plain).max(axis=2)
         assert (difference[cover == 0] <= 0.03 * 25).all()
         assert cover.min() >= 0
