@@ -3,8 +3,8 @@
 What it learns from: synthetic chest x-rays and their reports (seeds from 1,000,000, which evaluations do not use), as
 any table of images with reports would be learned from, by the corrected recipe. Labels, masks and boxes of the
 phantoms are never read in training. The image encoder first learns to see what reports state (`--see` steps, see
-tiny_carzero_seeing.py), then the whole network is trained by `wordsight.train.carzero`. After every epoch it is measured on 60 phantoms of another such seed, for the eye
-alone: the epoch is chosen by the validation loss.
+tiny_carzero_seeing.py), then the whole network is trained by `wordsight.train.carzero`. After every epoch it is
+measured on 60 phantoms of another such seed, for the eye alone: the epoch is chosen by the validation loss.
 The bundle is for trying, testing and teaching; it knows nothing of patients.
 """
 
