@@ -19,8 +19,8 @@ from wordsight.files import write_json, write_text
 from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.settings import BertShape, CarZeroSettings, VitShape
 
-IMAGE, PATCH, WIDTH, HEADS = 112, 8, 128, 4
-GRID, CONTENT = IMAGE // PATCH, PATCH * PATCH  # channels that begin with what a patch shows; others with its place
+IMAGE, PATCH, WIDTH, HEADS = 120, 12, 128, 4
+GRID, CONTENT = IMAGE // PATCH, 96  # channels that begin with what a patch shows; others with its place
 ANGLES = torch.pi * (torch.arange(8) + 0.5) / 8  # per patch, along each axis
 LENGTH = 40
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -176,9 +176,9 @@ def look_at(row: int, column: int, blur: float, mirror: bool) -> tuple[Tensor, T
 
 
 def cosine_filters() -> Tensor:
-    """Orthonormal cosines of a patch, (K, p, p), lowest frequencies first."""
+    """Orthonormal cosines of a patch, (CONTENT, p, p), lowest frequencies first."""
     position = (torch.arange(PATCH) + 0.5) * torch.pi / PATCH
     waves = (position[None] * torch.arange(PATCH)[:, None]).cos()
     waves = waves / waves.norm(dim=1, keepdim=True)
     order = sorted(((r, c) for r in range(PATCH) for c in range(PATCH)), key=lambda rc: (rc[0] ** 2 + rc[1] ** 2, rc))
-    return torch.stack([waves[r][:, None] * waves[c] for r, c in order])
+    return torch.stack([waves[r][:, None] * waves[c] for r, c in order[:CONTENT]])

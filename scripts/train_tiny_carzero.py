@@ -3,8 +3,8 @@
 What it learns from: synthetic chest x-rays and their reports (seeds from 1,000,000, which evaluations do not use), as
 any table of images with reports would be learned from, by the corrected recipe. Labels, masks and boxes of the
 phantoms are never read in training. The image encoder first learns to see what reports state (`--see` steps, see
-tiny_carzero_seeing.py), then the whole network is trained by `wordsight.train.carzero`. After every epoch it is measured on 60 phantoms of another such seed, for the eye
-alone: the epoch is chosen by the validation loss.
+tiny_carzero_seeing.py), then the whole network is trained by `wordsight.train.carzero`. After every epoch it is
+measured on 60 phantoms of another such seed, for the eye alone: the epoch is chosen by the validation loss.
 The bundle is for trying, testing and teaching; it knows nothing of patients.
 """
 
@@ -69,7 +69,7 @@ def training_of(options: argparse.Namespace) -> CarZeroTraining:
         seed=options.seed,
         device="cpu",
         pairs=None,
-        save_every=50,
+        save_every=100,
     )
 
 
@@ -169,9 +169,9 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle; replaced when done")
     parser.add_argument("--work", type=Path, help="phantoms and the resumable run (default: beside --out)")
-    parser.add_argument("--see", type=int, default=1200, help="steps of the image encoder alone, before; 0: none")
+    parser.add_argument("--see", type=int, default=2500, help="steps of the image encoder alone, before; 0: none")
     parser.add_argument("--images", type=int, default=6000, help="phantoms to learn from")
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--memory", choices=("local", "global+local"), default="local", help="what sentences look at")

@@ -164,6 +164,23 @@ def test_phantom_reports_are_right_about_their_own_findings() -> None:
                 assert compare(Statement(words, A), known) is not Relation.WRONG
 
 
+def test_a_batch_is_what_every_pair_is_by_itself() -> None:
+    reports = [report_captions(draw_report_phantom(1_000_004, i, 96).report, CORRECTED, PLAIN) for i in range(12)]
+    drawn = [draw(r.captions, CORRECTED, PLAIN, np.random.default_rng(i)) for i, r in enumerate(reports)]
+    found = match(reports, drawn, CORRECTED, PLAIN)
+    column = {text: i for i, text in enumerate(found.texts)}
+    known = {c.text: c for captions in drawn for c in captions}
+    right = set(map(tuple, found.right.tolist()))
+    for image, report in enumerate(reports):
+        own = {c.text for c in (*report.captions, *drawn[image])}
+        for text, caption in known.items():
+            said = [[s for s in report.statements if s.finding == t.finding] for t in caption.statements]
+            parts = [compare(t, k) for t, k in zip(caption.statements, said, strict=True)]
+            expected = Relation.RIGHT if text in own else min(parts, default=Relation.WRONG)
+            assert ((image, column[text]) in right) == (expected is Relation.RIGHT)
+            assert bool(found.wrong[image, column[text]]) == (expected is Relation.WRONG)
+
+
 def test_draws_are_uniform_and_lose_their_place_by_chance() -> None:
     captions = report_captions(REPORT, CORRECTED, PLAIN).captions
     one = replace(CORRECTED, captions_per_image=1)

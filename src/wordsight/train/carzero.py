@@ -111,7 +111,7 @@ def _launch(fabric: Fabric, job: Job) -> None:
 
 
 def _work(fabric: Fabric, job: Job) -> None:
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         Run(fabric, job).fit()
 
 
@@ -122,7 +122,8 @@ class Run:
         self.fabric, self.job, self.training = fabric, job, job.training
         self.rank, self.world = fabric.global_rank, fabric.world_size
         self.history: list[dict[str, Any]] = []
-        self.state = load_state(job.folder / STATE, self._identity())
+        self.identity = self._identity()
+        self.state = load_state(job.folder / STATE, self.identity)
         self.network = load_network(job.folder / START).to(fabric.device)
         settings = self.network.settings
         self.text_input = TextInput(job.folder / TEXT, settings)
@@ -299,7 +300,7 @@ class Run:
                 "optimizer": self.optimizer.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "history": self.history,
-                "settings": self._identity(),
+                "settings": self.identity,
             },
         )
 

@@ -119,13 +119,29 @@ def match(
     if training.contradictions:
         added = [opposite(caption, settings) for caption in texts.values()]
         texts = {caption.text: caption for caption in added if caption is not None} | texts
-    known = [_Known(report) for report in reports]
-    relations = torch.tensor([[k.relation(caption) for caption in texts.values()] for k in known])
+    relations = _relations(reports, list(texts.values()))
     column = {text: i for i, text in enumerate(texts)}
     for image, captions in enumerate(drawn):
         for caption in captions:
             relations[image, column[caption.text]] = Relation.RIGHT
     return CaptionBatch(tuple(texts), (relations == Relation.RIGHT).nonzero(), relations == Relation.WRONG)
+
+
+def _relations(reports: Sequence[ReportCaptions], texts: Sequence[Caption]) -> Tensor:
+    """(B, T) Relation; only texts that share a finding or their words with a report need a look of their own."""
+    silent = _Known(ReportCaptions(()))
+    default = [int(silent.relation(caption)) for caption in texts]
+    naming: dict[str, set[int]] = {}
+    for column, caption in enumerate(texts):
+        for key in (caption.text, *(statement.finding for statement in caption.statements)):
+            naming.setdefault(key, set()).add(column)
+    rows = []
+    for report in reports:
+        known, row = _Known(report), default.copy()
+        for column in {c for key in known.topics() for c in naming.get(key, ())}:
+            row[column] = int(known.relation(texts[column]))
+        rows.append(row)
+    return torch.tensor(rows)
 
 
 class _Known:
@@ -136,6 +152,10 @@ class _Known:
         self._said: dict[str, list[Statement]] = {}
         for statement in report.statements:
             self._said.setdefault(statement.finding, []).append(statement)
+
+    def topics(self) -> set[str]:
+        """Captions and findings of which it says anything."""
+        return self._texts | self._said.keys()
 
     def relation(self, caption: Caption) -> Relation:
         """A sentence is right if all it says is, and wrong if any of it is; one that says nothing known is wrong."""

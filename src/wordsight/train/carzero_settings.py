@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
@@ -175,12 +176,10 @@ def rate(training: CarZeroTraining, step: int, total: int, valid_losses: list[fl
         return training.lr
     if training.schedule == "plateau":
         return training.lr * training.plateau_factor ** _plateaus(valid_losses, training.plateau_patience)
-    from math import cos, pi
-
     rise = round(training.warmup * total)
     if step < rise:
         return training.lr * (step + 1) / rise
-    return training.lr * (1 + cos(pi * (step - rise) / max(total - rise, 1))) / 2
+    return training.lr * (1 + math.cos(math.pi * (step - rise) / max(total - rise, 1))) / 2
 
 
 def _plateaus(losses: list[float], patience: int) -> int:
