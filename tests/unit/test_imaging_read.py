@@ -65,7 +65,7 @@ def test_content_decides_and_not_the_suffix(name, tmp_path):
         b"%PDF-1.7\n",
         b"GIF89a" + b"\0" * 300,
         b"\x1f\x8b\x08 not gzip",
-        gzip.compress(b"a text" * 300),
+        gzip.compress(b"a text" * 300, mtime=0),
         b"{" + b" " * 400,
         bytes(600),
     ],
