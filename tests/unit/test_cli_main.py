@@ -59,7 +59,7 @@ def test_no_arguments_show_the_commands_and_fail(capsys: pytest.CaptureFixture[s
     [
         (["trian", "mla"], "error: expected a command .*got 'trian'. Did you mean train?"),
         (["zzz"], "error: expected a command .*got 'zzz'. See `wordsight --help`."),
-        (["train"], "error: wordsight train: expected one of train mla; got none."),
+        (["train"], "error: wordsight train: expected one of train mla, train carzero; got none."),
         (
             ["data", "fetch"],
             "error: wordsight data: expected one of data phantoms, data inspect, data prepare; got 'fetch'.",

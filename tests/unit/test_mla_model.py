@@ -18,7 +18,8 @@ from wordsight.models.mla.loss import dice_loss, top_mean, training_loss
 from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.prompts import LearnedPrompts, ensemble_features
-from wordsight.models.mla.scoring import RawScores, Reading, ScoreScale, combine, raw_maps, smooth, text_scores
+from wordsight.models.mla.reading import Reading
+from wordsight.models.mla.scoring import RawScores, ScoreScale, combine, raw_maps, smooth, text_scores
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.precision import autocast
 from wordsight.types import Geometry

@@ -15,7 +15,8 @@ from wordsight.errors import DataError
 from wordsight.metrics import auroc, pixel_auroc
 from wordsight.models.mla.augment import VARIANTS
 from wordsight.models.mla.detector import MlaLp
-from wordsight.models.mla.scoring import RawMaps, RawScores, Reading, ScoreScale, combine, raw_maps
+from wordsight.models.mla.reading import Reading
+from wordsight.models.mla.scoring import RawMaps, RawScores, ScoreScale, combine, raw_maps
 from wordsight.train.engine import load_state, make_fabric, save_state, train
 from wordsight.train.samples import Samples, StemCache, SupportArrays
 from wordsight.train.settings import MlaTraining

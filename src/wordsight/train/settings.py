@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any, Literal
 
 from wordsight.errors import SettingsError
-from wordsight.models.mla.scoring import Reading
+from wordsight.models.mla.reading import Reading
 
 Protocol = Literal["validation", "last", "published"]
 When = Literal["after_epoch", "from_start", "before_epoch", "fifths"]
@@ -22,7 +22,7 @@ class MlaTraining:
     (best epoch by its score on the test set, min-max over the test set: optimistic, for comparison with the papers);
     evaluate_when / evaluate_every: when candidates are scored ("from_start": the untrained detector is a candidate
     too; "before_epoch" and "fifths" as the published zero-shot codes do; every n-th epoch);
-    memory_weights, image_shares, smoothings: ways of reading scores (see scoring.Reading) to choose from by the same
+    memory_weights, image_shares, smoothings: ways of reading scores (see reading.Reading) to choose from by the same
     selection, the first of each where nothing is selected (published: 0.5, 1.0 and 1 alone); mask_rule: "any" grey
     level above zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or fp16;
     device; cache_gb: memory for frozen activations, in GiB.

@@ -19,7 +19,8 @@ from wordsight.models.mla.backbone import Clip, load_clip
 from wordsight.models.mla.loss import square
 from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork, Tokens
-from wordsight.models.mla.scoring import PUBLISHED, Mode, RawScores, Reading, ScoreScale, combine
+from wordsight.models.mla.reading import PUBLISHED, Reading
+from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, combine
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.precision import Precision, autocast
 from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind

@@ -18,7 +18,8 @@ from wordsight.models.mla.backbone import load_clip
 from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork
-from wordsight.models.mla.scoring import Reading, ScoreScale
+from wordsight.models.mla.reading import Reading
+from wordsight.models.mla.scoring import ScoreScale
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.mla.weights import AdapterWeights, read_safetensors, write_safetensors
 from wordsight.models.tensor_files import account_for
