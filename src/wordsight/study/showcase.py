@@ -9,7 +9,7 @@ from wordsight.study.options import Study, TrainOptions
 
 SETS = ("Brain", "Chest")
 """One set with masks and one with image labels alone."""
-VALID, TEST, SHOTS, EPOCHS, SEED = 10, 20, 4, 6, 0
+VALID, TEST, SHOTS, EPOCHS, SEED = 16, 20, 4, 6, 0
 
 
 def demo(

@@ -156,8 +156,12 @@ class Run:
         if self.training.protocol == "last" or not self.judge:
             return
         detector = self._bound()
-        results = np.mean([self._results(detector, cache) for cache in self.judge], axis=0)
-        score, reading = float(results.max()), self.readings[int(results.argmax())]
+        readings = self.readings
+        if epoch < 0:  # untrained words say nothing: only the memory may speak
+            most = max(reading.memory_weight for reading in readings)
+            readings = tuple(reading for reading in readings if reading.memory_weight == most)
+        results = np.mean([self._results(detector, cache, readings) for cache in self.judge], axis=0)
+        score, reading = float(results.max()), readings[int(results.argmax())]
         self.history.append({"epoch": epoch + 1, "round": index, "selection": score, **reading.to_json()})
         ties = self.support is None
         if self.best is None or score > self.best.score or (ties and score == self.best.score):
@@ -176,7 +180,7 @@ class Run:
             others = [other for other in others if other.memory_weight == first.memory_weight]
         return (first, *others)
 
-    def _results(self, detector: MlaLp, cache: StemCache) -> list[float]:
+    def _results(self, detector: MlaLp, cache: StemCache, readings: Sequence[Reading]) -> list[float]:
         """One result per reading: AUROC, plus pixel AUROC where there are masks.
 
         Scores are min-max scaled over the judge's own images, as published.
@@ -186,7 +190,7 @@ class Run:
         known: dict[int, RawMaps] = {}
         scales: dict[tuple[int, float], ScoreScale] = {}
         results = []
-        for reading in self.readings:
+        for reading in readings:
             side, key = reading.smoothing, (reading.smoothing, reading.image_share)
             if side not in known:
                 known[side] = raw_maps(raws, size, side)

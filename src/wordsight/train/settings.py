@@ -21,7 +21,8 @@ class MlaTraining:
     protocol: "validation" (model and score scale chosen on held-out images), "last" (no selection) or "published"
     (best epoch by its score on the test set, min-max over the test set: optimistic, for comparison with the papers);
     evaluate_when / evaluate_every: when candidates are scored ("from_start": the untrained detector is a candidate
-    too; "before_epoch" and "fifths" as the published zero-shot codes do; every n-th epoch);
+    too, with the largest memory weight; "before_epoch" and "fifths" as the published zero-shot codes do; every n-th
+    epoch);
     memory_weights, image_shares, smoothings: ways of reading scores (see reading.Reading) to choose from by the same
     selection, the first of each where nothing is selected (published: 0.5, 1.0 and 1 alone); mask_rule: "any" grey
     level above zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or fp16;
