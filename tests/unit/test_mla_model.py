@@ -297,24 +297,53 @@ def test_readings_smooth_and_pick_before_they_average() -> None:
     assert float(text_scores(raws)[0]) < 0.05
 
 
+def test_scores_and_maps_are_read_apart() -> None:
+    """Scores by the memory, maps by the text; a share of the map instead of its highest value."""
+    distance = np.zeros((2, 8, 8), np.float32)
+    distance[0, 4, 4], distance[1, 2:5, 2:5] = 1.0, 0.8
+    margins = np.zeros((2, 1, 8, 8), np.float32)
+    margins[0, 0, 0, 0], margins[0, 0, 7, 7] = 3.0, -3.0
+    identity = Geometry((64, 64), (64, 64), (1.0, 1.0))
+    raws = [RawScores(m, m, d, identity, "x") for m, d in zip(margins, distance, strict=True)]
+    apart = Reading(1.0, map_memory_weight=0.0)
+    scale = ScoreScale.fit(raws, 64, "test", apart)
+    scores, maps = combine(raws, scale, "segmentation", 64, apart)
+    assert scores == pytest.approx([1.0, 0.8], abs=1e-6)
+    assert (maps[0, 0, 0], maps[0, -1, -1]) == pytest.approx((1.0, 0.0), abs=1e-6)
+    assert np.ptp(maps[1]) == pytest.approx(0, abs=1e-6)
+    whole = Reading(1.0, map_share=1.0)
+    scores, _ = combine(raws, ScoreScale.fit(raws, 64, "test", whole), "segmentation", 64, whole)
+    few = raw_maps(raws, 64).few
+    assert few is not None
+    assert scores == pytest.approx(few.mean(axis=(1, 2)), rel=1e-5)
+    smoothed = Reading(1.0, smoothing=3, map_memory_weight=1.0)
+    scale = ScoreScale.fit(raws, 64, "test", smoothed)
+    scores, maps = combine(raws, scale, "segmentation", 64, smoothed)
+    assert scores == pytest.approx([1 / 9 / 0.8, 1.0], rel=1e-5)
+    assert maps.max(axis=(1, 2)) == pytest.approx([1.0, 0.8], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ((1.5,), r"memory_weight: expected a share in \[0, 1\], got 1.5"),
         ((0.5, 0.0), r"image_share: expected a share in \(0, 1\]"),
         ((0.5, 1.0, 2), "smoothing: expected an odd number of patches, 1 for none, got 2"),
+        ((0.5, 1.0, 1, -0.1), r"map_share: expected a share in \[0, 1\], got -0.1"),
+        ((0.5, 1.0, 1, 0.0, 2.0), r"map_memory_weight: expected a share in \[0, 1\], got 2.0"),
+        ((0.5, 1.0, 1, 0.0, 0.5, 0), "map_smoothing: expected an odd number of patches, 1 for none, got 0"),
     ],
 )
 def test_readings_out_of_range(values: tuple[float, ...], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Reading(*values)  # type: ignore[arg-type]
-    with pytest.raises(WeightsError, match="memory_weight, image_share and smoothing of a reading"):
+    with pytest.raises(WeightsError, match="the values memory_weight, image_share, smoothing, map_share, "):
         Reading.from_json({"memory_weight": 0.5})
-    assert Reading.from_json(Reading(0.25, 0.1, 3).to_json()) == Reading(0.25, 0.1, 3)
+    assert Reading.from_json(Reading(0.25, 0.1, 3, 0.05, 1.0, 5).to_json()) == Reading(0.25, 0.1, 3, 0.05, 1.0, 5)
 
 
 def test_scale_of_constant_scores_divides_by_nothing() -> None:
-    scale = ScoreScale((1.0, 1.0), None, (1.0, 1.0), None, "test")
+    scale = ScoreScale((1.0, 1.0), None, (1.0, 1.0), None, (1.0, 1.0), None, "test")
     raws = [_raw(0.0), _raw(0.0)]
     scores, maps = combine(raws, scale, "zero-shot", 8)
     assert np.isfinite(scores).all()

@@ -110,9 +110,7 @@ def protocol_of(detector: MlaLp, run: Mapping[str, Any] | None) -> dict[str, Sca
     protocol: dict[str, Scalar] = {
         "selection": str(info.get("protocol", "none")),
         "scale": detector.scale.origin,
-        "memory_weight": detector.reading.memory_weight,
-        "image_share": detector.reading.image_share,
-        "smoothing": detector.reading.smoothing,
+        **detector.reading.to_json(),
         "shots": run.get("shots"),
         "draw": run.get("draw"),
         "seed": run.get("seed"),

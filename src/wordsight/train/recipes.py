@@ -17,6 +17,7 @@ BATCH_SIZE = 8
 ADAPTER_LR = 1e-3
 CONTEXT_LR = 1e-3
 IMAGE_SHARES = (0.1, 1.0)
+MAP_SHARES = (0.0, 0.01, 0.05)
 SMOOTHINGS = (3, 1)
 MEMORY_WEIGHTS = (0.5, 0.25, 0.75, 0.0, 1.0)
 
@@ -60,6 +61,7 @@ def recipe(
         evaluate_every=2,
         memory_weights=MEMORY_WEIGHTS if shots else MEMORY_WEIGHTS[:1],
         image_shares=IMAGE_SHARES,
+        map_shares=MAP_SHARES if shots else MAP_SHARES[:1],
         smoothings=SMOOTHINGS,
     )
     return replace(settings.corrected(), image_share=IMAGE_SHARES[0]), faster

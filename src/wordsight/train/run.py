@@ -16,7 +16,7 @@ from wordsight.metrics import auroc, pixel_auroc
 from wordsight.models.mla.augment import VARIANTS
 from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.reading import Reading
-from wordsight.models.mla.scoring import RawMaps, RawScores, ScoreScale, combine, raw_maps
+from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, fused_maps, image_scores, raw_maps
 from wordsight.train.engine import load_state, make_fabric, save_state, train
 from wordsight.train.samples import Samples, StemCache, SupportArrays
 from wordsight.train.settings import MlaTraining
@@ -24,6 +24,12 @@ from wordsight.types import Float32
 
 Batch = tuple[int, list[int]]
 """Which set, which of its images."""
+_IDLE: Mapping[Mode, tuple[str, ...]] = {
+    "segmentation": ("image_share",),
+    "detection": ("map_share",),
+    "zero-shot": ("map_share", "memory_weight"),
+}
+"""What makes no difference to image scores, by mode."""
 
 
 @dataclass(slots=True)
@@ -156,12 +162,16 @@ class Run:
         if self.training.protocol == "last" or not self.judge:
             return
         detector = self._bound()
-        readings = self.readings
+        scores, maps = self.score_readings, self.map_readings
         if epoch < 0:  # untrained words say nothing: only the memory may speak
-            most = max(reading.memory_weight for reading in readings)
-            readings = tuple(reading for reading in readings if reading.memory_weight == most)
-        results = np.mean([self._results(detector, cache, readings) for cache in self.judge], axis=0)
-        score, reading = float(results.max()), readings[int(results.argmax())]
+            most = max(reading.memory_weight for reading in scores)
+            scores = tuple(reading for reading in scores if reading.memory_weight == most)
+            maps = tuple(reading for reading in maps if reading.map_memory_weight == most)
+        results = [self._results(detector, cache, scores, maps) for cache in self.judge]
+        images, pixels = (np.mean(column, axis=0) for column in zip(*results, strict=True))
+        reading = scores[int(images.argmax())]
+        reading = reading.with_maps_of(maps[int(pixels.argmax())]) if maps else reading.alike
+        score = float(images.max() + (pixels.max() if maps else 0))
         self.history.append({"epoch": epoch + 1, "round": index, "selection": score, **reading.to_json()})
         ties = self.support is None
         if self.best is None or score > self.best.score or (ties and score == self.best.score):
@@ -169,37 +179,50 @@ class Run:
             self.best = _Best(score, epoch + 1, reading, weights)
 
     @property
-    def readings(self) -> tuple[Reading, ...]:
-        """Ways of reading scores to choose from; the first of equals wins. What makes no difference is tried once."""
-        first, *others = self.training.readings()
+    def score_readings(self) -> tuple[Reading, ...]:
+        """Ways of reading image scores to choose from; the first of equals wins. What makes no difference is left."""
+        first, *others = self.training.score_readings()
         if self.training.protocol == "last":
             return (first,)
-        if self.detector.mode == "segmentation":  # its score is the maximum of the map
-            others = [other for other in others if other.image_share == first.image_share]
-        if self.detector.mode == "zero-shot":
-            others = [other for other in others if other.memory_weight == first.memory_weight]
-        return (first, *others)
+        same = _IDLE[self.detector.mode]
+        return (first, *(r for r in others if all(getattr(r, name) == getattr(first, name) for name in same)))
 
-    def _results(self, detector: MlaLp, cache: StemCache, readings: Sequence[Reading]) -> list[float]:
-        """One result per reading: AUROC, plus pixel AUROC where there are masks.
+    @property
+    def map_readings(self) -> tuple[Reading, ...]:
+        """Ways of reading maps to choose from; none where no set that judges has masks: maps are read like scores."""
+        ways = self.training.map_readings()
+        if not any(cache.samples.masked for cache in self.judge):
+            return ()
+        zero_shot = self.detector.mode == "zero-shot"
+        return tuple(r for r in ways if not zero_shot or r.map_memory_weight == ways[0].map_memory_weight)
 
-        Scores are min-max scaled over the judge's own images, as published.
+    def _results(
+        self, detector: MlaLp, cache: StemCache, scores: Sequence[Reading], maps: Sequence[Reading]
+    ) -> tuple[list[float], list[float]]:
+        """Image AUROC of each way to read scores, and pixel AUROC of each way to read maps (0 without masks).
+
+        Both are min-max scaled over the judge's own images, as published.
         """
         raws, samples, size = self._raws(detector, cache), cache.samples, detector.settings.image_size
-        masks = np.stack([samples.mask(i).numpy() for i in range(len(samples))]) if samples.masked else None
-        known: dict[int, RawMaps] = {}
-        scales: dict[tuple[int, float], ScoreScale] = {}
-        results = []
-        for reading in readings:
-            side, key = reading.smoothing, (reading.smoothing, reading.image_share)
-            if side not in known:
-                known[side] = raw_maps(raws, size, side)
-            if key not in scales:
-                scales[key] = ScoreScale.fit(raws, size, "judge", reading)
-            scores, maps = combine(raws, scales[key], detector.mode, size, reading, maps=known[side])
-            pixels = 0.0 if masks is None else pixel_auroc(maps, masks)
-            results.append(self._image_result(samples, scores) + pixels)
-        return results
+        sides = {r.smoothing for r in scores} | {r.map_smoothing for r in maps}
+        known = {side: raw_maps(raws, size, side) for side in sides}
+        scales: dict[Reading, ScoreScale] = {}
+
+        def scale(reading: Reading) -> ScoreScale:
+            same = replace(
+                reading, memory_weight=0.5, map_memory_weight=0.5, map_share=0.0
+            )  # no range depends on these
+            if same not in scales:
+                scales[same] = ScoreScale.fit(raws, size, "judge", same)
+            return scales[same]
+
+        found = [image_scores(raws, scale(r), detector.mode, size, r, maps=known[r.smoothing]) for r in scores]
+        images = [self._image_result(samples, values) for values in found]
+        if not samples.masked:
+            return images, [0.0] * len(maps)
+        masks = np.stack([samples.mask(i).numpy() for i in range(len(samples))])
+        fused = (fused_maps(raws, scale(r), size, r, maps=known[r.map_smoothing]) for r in maps)
+        return images, [float(pixel_auroc(values, masks)) for values in fused]
 
     @staticmethod
     def _image_result(samples: Samples, scores: Float32) -> float:
@@ -243,7 +266,7 @@ class Run:
         chosen = self.best.epoch if self.best else self.training.epochs
         if self.best is not None:
             self.network.load_state_dict(self.best.weights)
-        reading = self.best.reading if self.best else self.readings[0]
+        reading = self.best.reading if self.best else self.score_readings[0]
         detector = replace(self._bound(), reading=reading)
         raws = [raw for cache in self.judge for raw in self._raws(detector, cache)]
         if raws:

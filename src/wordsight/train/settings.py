@@ -23,8 +23,9 @@ class MlaTraining:
     evaluate_when / evaluate_every: when candidates are scored ("from_start": the untrained detector is a candidate
     too, with the largest memory weight; "before_epoch" and "fifths" as the published zero-shot codes do; every n-th
     epoch);
-    memory_weights, image_shares, smoothings: ways of reading scores (see reading.Reading) to choose from by the same
-    selection, the first of each where nothing is selected (published: 0.5, 1.0 and 1 alone); mask_rule: "any" grey
+    memory_weights, image_shares, map_shares, smoothings: ways of reading scores and maps (see reading.Reading) to
+    choose from by the same selection, the first of each where nothing is selected (published: 0.5, 1.0, 0 and 1
+    alone); scores are judged by image AUROC, maps by pixel AUROC, each on its own; mask_rule: "any" grey
     level above zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or fp16;
     device; cache_gb: memory for frozen activations, in GiB.
     """
@@ -39,6 +40,7 @@ class MlaTraining:
     evaluate_every: int = 1
     memory_weights: tuple[float, ...] = (0.5,)
     image_shares: tuple[float, ...] = (1.0,)
+    map_shares: tuple[float, ...] = (0.0,)
     smoothings: tuple[int, ...] = (1,)
     mask_rule: Literal["any", "half"] = "any"
     seed: int = 111
@@ -54,10 +56,10 @@ class MlaTraining:
             )
         if self.adapter_lr <= 0 or self.context_lr <= 0:
             raise SettingsError(f"expected learning rates > 0, got {self.adapter_lr} and {self.context_lr}.")
-        for name in ("memory_weights", "image_shares", "smoothings"):
+        for name in ("memory_weights", "image_shares", "map_shares", "smoothings"):
             if not getattr(self, name):
                 raise SettingsError(f"{name}: expected at least one value, got none.")
-        self.readings()
+        self.score_readings()
         if self.protocol not in ("validation", "last", "published"):
             raise SettingsError(f"protocol: expected validation, last or published, got {self.protocol!r}.")
 
@@ -69,9 +71,16 @@ class MlaTraining:
             return common if shots else replace(common, batch_size=8, evaluate_when="before_epoch")
         return replace(common, adapter_lr=1e-3) if shots else replace(common, evaluate_when="fifths")
 
-    def readings(self) -> tuple[Reading, ...]:
-        """Every combination of weight, share and smoothing, the first of each first. Raises SettingsError."""
-        return tuple(Reading(*values) for values in product(self.memory_weights, self.image_shares, self.smoothings))
+    def score_readings(self) -> tuple[Reading, ...]:
+        """Every way to read image scores, the first of each setting first, maps as the first. Raises SettingsError."""
+        maps = self.map_readings()[0]
+        ways = product(self.memory_weights, self.image_shares, self.smoothings, self.map_shares)
+        return tuple(Reading(*way).with_maps_of(maps) for way in ways)
+
+    def map_readings(self) -> tuple[Reading, ...]:
+        """Every way to read maps, the first of each setting first. Raises SettingsError."""
+        ways = product(self.memory_weights, self.smoothings)
+        return tuple(Reading(map_memory_weight=weight, map_smoothing=side) for weight, side in ways)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored with every run."""

@@ -28,7 +28,7 @@ from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind
 if TYPE_CHECKING:
     from wordsight.data import SupportSet
 
-UNSCALED = ScoreScale((0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), "none")
+UNSCALED = ScoreScale(*[(0.0, 1.0)] * 6, origin="none")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from wordsight.errors import SettingsError, WeightsError
@@ -11,25 +11,42 @@ from wordsight.errors import SettingsError, WeightsError
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How scores and maps are read off margins and distances; the defaults are the published way.
+    """How image scores and maps are read off margins and distances; the defaults are the published way.
 
-    memory_weight: share of the memory part in fused scores and maps, in [0, 1]. image_share: share of an image,
-    most abnormal first, that the scores of sets without masks average (a small lesion hardly moves the mean of all).
-    smoothing: side, in patches, of the square that is averaged first (one odd patch can be chance, odd neighbours
-    seldom are). Raises SettingsError for values out of range.
+    memory_weight: share of the memory part in image scores, in [0, 1]. image_share: share of an image, most abnormal
+    first, that the scores of sets without masks average (a small lesion hardly moves the mean of all). smoothing: side,
+    in patches, of the square that is averaged first (one odd patch can be chance, odd neighbours seldom are).
+    map_share: share of the map that the scores of sets with masks average, 0 for its maximum alone. map_memory_weight
+    and map_smoothing: the same as without "map", for the maps that are shown: what finds the image need not be what
+    finds its pixels. Raises SettingsError for values out of range.
     """
 
     memory_weight: float = 0.5
     image_share: float = 1.0
     smoothing: int = 1
+    map_share: float = 0.0
+    map_memory_weight: float = 0.5
+    map_smoothing: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.memory_weight <= 1:
-            raise SettingsError(f"memory_weight: expected a share in [0, 1], got {self.memory_weight}.")
+        for name in ("memory_weight", "map_memory_weight", "map_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"{name}: expected a share in [0, 1], got {getattr(self, name)}.")
         if not 0 < self.image_share <= 1:
             raise SettingsError(f"image_share: expected a share in (0, 1], got {self.image_share}.")
-        if self.smoothing < 1 or self.smoothing % 2 == 0:
-            raise SettingsError(f"smoothing: expected an odd number of patches, 1 for none, got {self.smoothing}.")
+        for name in ("smoothing", "map_smoothing"):
+            side = getattr(self, name)
+            if side < 1 or side % 2 == 0:
+                raise SettingsError(f"{name}: expected an odd number of patches, 1 for none, got {side}.")
+
+    def with_maps_of(self, other: Reading) -> Reading:
+        """The scores of this reading, the maps of the other."""
+        return replace(self, map_memory_weight=other.map_memory_weight, map_smoothing=other.map_smoothing)
+
+    @property
+    def alike(self) -> Reading:
+        """The scores of this reading, and maps read in the same way."""
+        return replace(self, map_memory_weight=self.memory_weight, map_smoothing=self.smoothing)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored with a checkpoint."""
@@ -38,12 +55,11 @@ class Reading:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Reading:
         """Read what `to_json` wrote; raises WeightsError on anything else."""
+        names = [field.name for field in fields(cls)]
         try:
-            return cls(float(values["memory_weight"]), float(values["image_share"]), int(values["smoothing"]))
+            return cls(**{name: int(values[name]) if "smoothing" in name else float(values[name]) for name in names})
         except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(
-                f"expected memory_weight, image_share and smoothing of a reading, got {values}."
-            ) from error
+            raise WeightsError(f"expected the values {', '.join(names)} of a reading, got {values}.") from error
 
 
 PUBLISHED = Reading()

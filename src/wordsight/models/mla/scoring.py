@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from wordsight.types import Float32, Geometry
 Float64 = NDArray[np.float64]
 
 Mode = Literal["segmentation", "detection", "zero-shot"]
-"""segmentation: few-shot with masks, score = max of the fused map of the seg branch.
+"""segmentation: few-shot with masks, score = max of the fused map of the seg branch (or a mean of its highest values).
 detection: few-shot without masks, score = mean of the det branch's scaled text and memory scores.
 zero-shot: score = det branch's text score; map = text map of the branch that was trained for maps."""
 
@@ -85,18 +85,25 @@ def memory_scores(raws: Sequence[RawScores], size: int, reading: Reading = PUBLI
     return top_mean(upsample(smoothed, size).flatten(1), reading.image_share).numpy().astype(np.float64)
 
 
+Range = tuple[float, float]
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreScale:
     """Ranges that map raw values to [0, 1]: (minimum, maximum) of the text and the memory part.
 
+    text, memory: of image scores; map_text, map_memory: of the maps that are shown; peak_text, peak_memory: of the maps
+    that the scores of sets with masks are read off. Without memory bank the memory's are None.
     origin says what set them: "validation", "support" (leave one image out), or "test" (the papers' protocol, where
     every score depends on the whole test set). Values outside the range leave [0, 1]; ranks do not change.
     """
 
-    text: tuple[float, float]
-    memory: tuple[float, float] | None
-    map_text: tuple[float, float]
-    map_memory: tuple[float, float] | None
+    text: Range
+    memory: Range | None
+    map_text: Range
+    map_memory: Range | None
+    peak_text: Range
+    peak_memory: Range | None
     origin: str
 
     @classmethod
@@ -109,52 +116,72 @@ class ScoreScale:
             raise MetricError("expected at least one image to set the score scale, got none.")
         text = text_scores(raws, reading)
         memory = [float(score[0]) for raw in raws if (score := memory_scores([raw], size, reading)) is not None]
-        ranges = []
-        for raw in raws:  # one image at a time: the maps of a whole set need not fit in memory
-            maps = raw_maps([raw], size, reading.smoothing)
-            few = maps.few
-            ranges.append((maps.zero.min(), maps.zero.max(), *((few.min(), few.max()) if few is not None else ())))
-        columns = list(zip(*ranges, strict=True))
-        memory_map = (float(min(columns[2])), float(max(columns[3]))) if memory else None
-        return cls(
-            text=(float(text.min()), float(text.max())),
-            memory=(min(memory), max(memory)) if memory else None,
-            map_text=(float(min(columns[0])), float(max(columns[1]))),
-            map_memory=memory_map,
-            origin=origin,
-        )
+        maps = map_ranges(raws, size, reading.map_smoothing)
+        peaks = maps if reading.smoothing == reading.map_smoothing else map_ranges(raws, size, reading.smoothing)
+        scores = (float(text.min()), float(text.max()))
+        return cls(scores, (min(memory), max(memory)) if memory else None, *maps, *peaks, origin)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored with a checkpoint."""
-        pairs = {name: getattr(self, name) for name in ("text", "memory", "map_text", "map_memory")}
+        pairs = {name: getattr(self, name) for name in _RANGES}
         return {k: None if v is None else list(v) for k, v in pairs.items()} | {"origin": self.origin}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ScoreScale:
         """Read what `to_json` wrote; raises WeightsError on anything else."""
         try:
-            text, map_text = (float(values["text"][0]), float(values["text"][1])), values["map_text"]
-            memory, map_memory = values["memory"], values["map_memory"]
-            return cls(
-                text,
-                None if memory is None else (float(memory[0]), float(memory[1])),
-                (float(map_text[0]), float(map_text[1])),
-                None if map_memory is None else (float(map_memory[0]), float(map_memory[1])),
-                str(values["origin"]),
-            )
+            pairs = {k: (float(values[k][0]), float(values[k][1])) for k in _RANGES if values[k] is not None}
+            optional: dict[str, Any] = {k: None for k in _RANGES if k.endswith("memory")}
+            return cls(**{**optional, **pairs}, origin=str(values["origin"]))
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise WeightsError(
-                f"expected a score scale with text, memory, map_text, map_memory, got {values}."
-            ) from error
+            raise WeightsError(f"expected a score scale with {', '.join(_RANGES)}, got {values}.") from error
 
 
-def _scaled(value: Any, bounds: tuple[float, float]) -> Any:
+_RANGES = tuple(field.name for field in fields(ScoreScale) if field.name != "origin")
+
+
+def map_ranges(raws: Sequence[RawScores], size: int, smoothing: int) -> tuple[Range, Range | None]:
+    """Minimum and maximum of both parts of the maps, one image at a time: the maps of a whole set need not fit."""
+    zero: list[float] = []
+    few: list[float] = []
+    for raw in raws:
+        maps = raw_maps([raw], size, smoothing)
+        zero += [float(maps.zero.min()), float(maps.zero.max())]
+        few += [] if maps.few is None else [float(maps.few.min()), float(maps.few.max())]
+    return (min(zero), max(zero)), (min(few), max(few)) if few else None
+
+
+def _scaled(value: Any, bounds: Range) -> Any:
     """(value - low) / (high - low); a range without extent subtracts only, since nothing could be told apart."""
     low, high = bounds
     return (value - low) / ((high - low) or 1.0)
 
 
-def combine(
+def _fused(maps: RawMaps, weight: float, text: Range, memory: Range | None) -> Float32:
+    """Both parts on their scales, weighted: (N, S, S)."""
+    fused = _scaled(maps.zero, text)
+    if maps.few is not None and memory is not None:
+        fused = (1 - weight) * fused + weight * _scaled(maps.few, memory)
+    return np.asarray(fused, dtype=np.float32)
+
+
+def fused_maps(
+    raws: Sequence[RawScores],
+    scale: ScoreScale,
+    size: int,
+    reading: Reading = PUBLISHED,
+    *,
+    maps: RawMaps | None = None,
+) -> Float32:
+    """The maps that are shown, (N, size, size), scaled by `scale`, which was fitted for the same reading.
+
+    maps: `raw_maps` of the reading's map_smoothing, where they are known already.
+    """
+    maps = maps or raw_maps(raws, size, reading.map_smoothing)
+    return _fused(maps, reading.map_memory_weight, scale.map_text, scale.map_memory)
+
+
+def image_scores(
     raws: Sequence[RawScores],
     scale: ScoreScale,
     mode: Mode,
@@ -162,20 +189,29 @@ def combine(
     reading: Reading = PUBLISHED,
     *,
     maps: RawMaps | None = None,
-) -> tuple[Float32, Float32]:
-    """Scores (N,) and fused maps (N, size, size), both scaled by `scale`, which was fitted for the same reading.
+) -> Float32:
+    """Image scores (N,), scaled by `scale`, which was fitted for the same reading.
 
     maps: `raw_maps` of the reading's smoothing, where they are known already.
     """
-    maps, weight = maps or raw_maps(raws, size, reading.smoothing), reading.memory_weight
-    fused = _scaled(maps.zero, scale.map_text)
-    if maps.few is not None and scale.map_memory is not None:
-        fused = (1 - weight) * fused + weight * _scaled(maps.few, scale.map_memory)
-    fused = fused.astype(np.float32)
+    weight = reading.memory_weight
     if mode == "segmentation":
-        return fused.max(axis=(1, 2)), fused
+        maps = maps or raw_maps(raws, size, reading.smoothing)
+        peaks = torch.from_numpy(_fused(maps, weight, scale.peak_text, scale.peak_memory)).flatten(1)
+        return (top_mean(peaks, reading.map_share) if reading.map_share else peaks.amax(dim=1)).numpy()
     scores = _scaled(text_scores(raws, reading), scale.text)
     memory = memory_scores(raws, size, reading)
     if mode == "detection" and memory is not None and scale.memory is not None:
         scores = (1 - weight) * scores + weight * _scaled(memory, scale.memory)
-    return scores.astype(np.float32), fused
+    return np.asarray(scores, dtype=np.float32)
+
+
+def combine(
+    raws: Sequence[RawScores], scale: ScoreScale, mode: Mode, size: int, reading: Reading = PUBLISHED
+) -> tuple[Float32, Float32]:
+    """Scores (N,) and fused maps (N, size, size), both scaled by `scale`, which was fitted for the same reading."""
+    fused = fused_maps(raws, scale, size, reading)
+    one_way = (reading.memory_weight, reading.smoothing) == (reading.map_memory_weight, reading.map_smoothing)
+    if mode == "segmentation" and one_way and not reading.map_share:
+        return fused.max(axis=(1, 2)), fused
+    return image_scores(raws, scale, mode, size, reading), fused
