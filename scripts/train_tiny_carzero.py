@@ -37,7 +37,7 @@ from wordsight.data.phantoms.reports import ReportPhantom
 from wordsight.files import write_json
 from wordsight.models.carzero.detector import CarZero
 from wordsight.models.carzero.model import CarZeroNetwork
-from wordsight.models.carzero.storage import TEXT, load_folder, read_card, save_folder
+from wordsight.models.carzero.storage import TEXT, is_carzero_folder, load_folder, read_card, save_folder
 from wordsight.models.carzero.text_input import clean
 from wordsight.text.prompts import SHIPPED, prompt_set
 from wordsight.train.carzero import Run, fit, normalised
@@ -50,6 +50,7 @@ LIMIT = 8 * 2**20
 VOCABULARY = 1600
 SIZE = 224  # of all phantoms, in pixels: smaller ones would be drawn with other grain
 VALID = 400
+RUN = "run"
 CAPTIONS = {
     "corrected": "sentences of the reports and prompts made of them by rules, opposites as wrong ones",
     "published": "sentences of the reports, all other captions of a batch as wrong ones",
@@ -111,7 +112,7 @@ def prepared(options: argparse.Namespace, manifest: Path, training: CarZeroTrain
     data = ReportData(sets.train[:200], settings, training, augmented=False)
     images = torch.stack([item for i in range(len(data)) if isinstance(item := data[0, i], torch.Tensor)])
     start(network, normalised(images)[:, 0], options.seed)
-    if options.see:
+    if options.see and not is_carzero_folder(options.work / RUN):  # a run that has begun has its own network
         lesson = draw_lesson(options.seed + 3, options.see_images, SIZE, settings)
         state = options.work / "seeing.pt"
         Seeing(network, lesson, options.see, options.see_batch, options.see_rate, options.seed, state).run(options.say)
@@ -209,7 +210,7 @@ def main() -> None:
     training = training_of(options)
     manifest = phantoms_of(options)
     network, text = prepared(options, manifest, training)
-    run = options.work / "run"
+    run = options.work / RUN
     print(f"{sum(p.numel() for p in network.parameters())} parameters; {json.dumps(training.to_json())}", flush=True)
     watch = Watch(options.seed, options.watch)
     fit(network, text, report_sets(manifest, training, network.settings), training, run, after_epoch=watch)
