@@ -19,9 +19,11 @@ from wordsight.files import write_json, write_text
 from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.settings import BertShape, CarZeroSettings, VitShape
 
-IMAGE, PATCH, WIDTH, HEADS = 120, 12, 128, 4
+IMAGE, PATCH, WIDTH, HEADS = 120, 10, 128, 4
 GRID, CONTENT = IMAGE // PATCH, 96  # channels that begin with what a patch shows; others with its place
 ANGLES = torch.pi * (torch.arange(8) + 0.5) / 8  # per patch, along each axis
+ROUGHNESS = (1.5, 2.3, 3.2, 4.2, 5.2, 6.2, 7.2, 8.2)  # edges of bands, in half waves a patch
+WAVES = 72  # that the first block begins with rectifying
 LENGTH = 40
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 Look = tuple[int, int, float, bool] | None
@@ -106,7 +108,8 @@ def write_text_folder(folder: Path, vocabulary: Sequence[str], settings: CarZero
 
 def start(network: CarZeroNetwork, pictures: Tensor, seed: int) -> None:
     """Begin where learning is fast: patches as whitened cosines (DCT), places as sines and cosines, heads that look at
-    neighbours, at the mirror image or around, and linear layers that neither fade nor grow at this width.
+    neighbours, at the mirror image or around, a first MLP that rectifies waves, and linear layers that neither fade nor
+    grow at this width.
 
     pictures: (N, S, S) prepared, normalised images, by which the cosines are scaled.
     """
@@ -130,6 +133,27 @@ def start(network: CarZeroNetwork, pictures: Tensor, seed: int) -> None:
         model.pos_embed[0, 1:, CONTENT : CONTENT + 32] = 1.4 * places.flatten(0, 1)
         for block, looks in zip(model.blocks, LOOKS, strict=True):
             _aim(block.attn.qkv.weight, looks)
+        _rectify(model.blocks[0])
+
+
+def _rectify(block: Any) -> None:
+    """The first block's MLP begins as rectified waves, summed by frequency and direction: how rough a patch is, which
+    no linear view of it can say."""
+    block.attn.proj.weight.mul_(0.75)
+    groups: dict[tuple[int, int], list[int]] = {}
+    for k, (row, column) in enumerate(wave_order()[:WAVES]):
+        if k:
+            band = sum(math.hypot(row, column) >= edge for edge in ROUGHNESS)
+            groups.setdefault((band, min(int(math.atan2(row, column) / (math.pi / 2) * 3), 2)), []).append(k)
+    first, second = block.mlp.fc1, block.mlp.fc2
+    for channel, (_, waves) in enumerate(sorted(groups.items())):
+        for k in waves:
+            units = [2 * k - 2, 2 * k - 1]
+            first.weight[units] = 0
+            first.weight[units, k] = torch.tensor([1.5, -1.5])
+            first.bias[units] = 0
+            second.weight[:, units] = 0
+            second.weight[CONTENT - 1 - channel, units] = len(waves) ** -0.5
 
 
 def _scale_linear(network: nn.Module, generator: torch.Generator) -> None:
@@ -180,5 +204,10 @@ def cosine_filters() -> Tensor:
     position = (torch.arange(PATCH) + 0.5) * torch.pi / PATCH
     waves = (position[None] * torch.arange(PATCH)[:, None]).cos()
     waves = waves / waves.norm(dim=1, keepdim=True)
-    order = sorted(((r, c) for r in range(PATCH) for c in range(PATCH)), key=lambda rc: (rc[0] ** 2 + rc[1] ** 2, rc))
-    return torch.stack([waves[r][:, None] * waves[c] for r, c in order[:CONTENT]])
+    return torch.stack([waves[r][:, None] * waves[c] for r, c in wave_order()[:CONTENT]])
+
+
+def wave_order() -> list[tuple[int, int]]:
+    """Frequencies (down, across) of the cosines of a patch, lowest first."""
+    every = ((row, column) for row in range(PATCH) for column in range(PATCH))
+    return sorted(every, key=lambda rc: (rc[0] ** 2 + rc[1] ** 2, rc))

@@ -1,10 +1,12 @@
 """Train the tiny CARZero: `python scripts/train_tiny_carzero.py --out src/wordsight/models/carzero/tiny`.
 
-What it learns from: synthetic chest x-rays and their reports (seeds from 1,000,000, which evaluations do not use), as
-any table of images with reports would be learned from, by the corrected recipe. Labels, masks and boxes of the
-phantoms are never read in training. The image encoder first learns to see what reports state (`--see` steps, see
-tiny_carzero_seeing.py), then the whole network is trained by `wordsight.train.carzero`. After every epoch it is
-measured on 60 phantoms of another such seed, for the eye alone: the epoch is chosen by the validation loss.
+Two stages, both on synthetic chest x-rays of seeds from 1,000,000, which evaluations do not use:
+1. The image encoder learns to see from phantoms with their masks (tiny_carzero_seeing.py), in the place of the
+   published start from M3AE's weights.
+2. The whole network is trained by `wordsight.train.carzero`, by the corrected recipe, on other phantoms, of which it
+   reads images and reports alone: no label, mask or box. `--recipe published` trains one to compare with.
+After every epoch it is measured on 60 phantoms of another such seed, for the eye alone: the epoch is chosen by the
+validation loss.
 The bundle is for trying, testing and teaching; it knows nothing of patients.
 """
 
@@ -18,6 +20,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -27,35 +30,43 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from carzero_phantoms import DENIED, STATED, means, measure, table
 
 from tiny_carzero_network import learn_vocabulary, sizes, start, write_text_folder
-from tiny_carzero_seeing import Seeing
+from tiny_carzero_seeing import Seeing, draw_lesson
 from wordsight.data.manifest import read_manifest
 from wordsight.data.phantoms import draw_report_phantom, write_report_phantoms
 from wordsight.data.phantoms.reports import ReportPhantom
 from wordsight.files import write_json
 from wordsight.models.carzero.detector import CarZero
 from wordsight.models.carzero.model import CarZeroNetwork
-from wordsight.models.carzero.storage import TEXT, load_folder, read_card, save_folder
+from wordsight.models.carzero.storage import TEXT, is_carzero_folder, load_folder, read_card, save_folder
 from wordsight.models.carzero.text_input import clean
 from wordsight.text.prompts import SHIPPED, prompt_set
 from wordsight.train.carzero import Run, fit, normalised
 from wordsight.train.carzero_captions import report_captions
 from wordsight.train.carzero_data import ReportData, report_sets
-from wordsight.train.carzero_settings import CarZeroTraining
+from wordsight.train.carzero_settings import CarZeroTraining, Recipe
 
 FIRST_SEED = 1_000_000
 LIMIT = 8 * 2**20
 VOCABULARY = 1600
+SIZE = 224  # of all phantoms, in pixels: smaller ones would be drawn with other grain
+VALID = 400
+RUN = "run"
+CAPTIONS = {
+    "corrected": "sentences of the reports and prompts made of them by rules, opposites as wrong ones",
+    "published": "sentences of the reports, all other captions of a batch as wrong ones",
+}
 NOTE = "Trained on phantoms alone: knows nothing of patients; for trying, testing and teaching."
 
 
 def training_of(options: argparse.Namespace) -> CarZeroTraining:
-    """The corrected recipe, with a rate and a batch that fit a small network, and weak augmentation: phantoms vary by
-    themselves."""
+    """The recipe, with a rate and a batch that fit a small network, two captions per image, and weak augmentation:
+    phantoms vary by themselves. What else sets the recipes apart is left as it is."""
     return replace(
-        CarZeroTraining.corrected(),
+        CarZeroTraining.of(options.recipe),
         epochs=options.epochs,
         batch_sizes=((0, options.batch),),
         lr=options.rate,
+        image_rate=options.image_rate,
         betas=(0.9, 0.98),
         clip=1.0,
         captions_per_image=2,
@@ -78,9 +89,8 @@ def phantoms_of(options: argparse.Namespace) -> Path:
     folder = options.work / "phantoms"
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
-        size = round(sizes(100).image_size * 256 / 224)
         write_report_phantoms(
-            folder, train=options.images, valid=240, test=0, seed=options.seed, size=size, workers=options.processes
+            folder, train=options.images, valid=VALID, test=0, seed=options.seed, size=SIZE, workers=options.processes
         )
     return Path(manifest)
 
@@ -102,17 +112,18 @@ def prepared(options: argparse.Namespace, manifest: Path, training: CarZeroTrain
     data = ReportData(sets.train[:200], settings, training, augmented=False)
     images = torch.stack([item for i in range(len(data)) if isinstance(item := data[0, i], torch.Tensor)])
     start(network, normalised(images)[:, 0], options.seed)
-    if options.see:
-        data = ReportData(sets.train, settings, training, augmented=True)
-        Seeing(network, data, options.see, options.rate, options.work / "seeing.pt").run(options.say)
+    if options.see and not is_carzero_folder(options.work / RUN):  # a run that has begun has its own network
+        lesson = draw_lesson(options.seed + 3, options.see_images, SIZE, settings)
+        state = options.work / "seeing.pt"
+        Seeing(network, lesson, options.see, options.see_batch, options.see_rate, options.seed, state).run(options.say)
     return network, text
 
 
 class Watch:
     """After every epoch: losses, seconds, and the numbers on a few phantoms that are not trained on."""
 
-    def __init__(self, seed: int, count: int, size: int) -> None:
-        self.phantoms: list[ReportPhantom] = [draw_report_phantom(seed + 1, i, size) for i in range(count)]
+    def __init__(self, seed: int, count: int) -> None:
+        self.phantoms: list[ReportPhantom] = [draw_report_phantom(seed + 1, i, SIZE) for i in range(count)]
         self.start = time.monotonic()
 
     def __call__(self, run: Run) -> None:
@@ -141,18 +152,17 @@ def write_bundle(options: argparse.Namespace, run: Path) -> None:
     if size > LIMIT:
         raise SystemExit(f"{folder}: expected at most {LIMIT} bytes, got {size}. Make the network smaller.")
     detector = load_folder(folder)
-    results = measure(
-        detector, [draw_report_phantom(options.seed + 2, i, options.check_size) for i in range(options.check)]
-    )
+    results = measure(detector, [draw_report_phantom(options.seed + 2, i, SIZE) for i in range(options.check)])
     write_json(
         folder / "card.json",
         {
             "name": "tiny",
             "note": NOTE,
-            "data": f"{options.images} chest phantoms with reports, seed {options.seed}; labels, masks and boxes were "
-            "not read",
-            "captions": "sentences of the reports and prompts made of them by rules, opposites as wrong ones",
-            "steps_before": f"{options.see} of the image encoder alone, on findings that the reports state",
+            "seeing": f"image encoder alone first: {options.see} steps of {options.see_batch} on {options.see_images} "
+            f"chest phantoms with their masks, seed {options.seed + 3}",
+            "data": f"then CARZero on {options.images} other chest phantoms, seed {options.seed}: images and reports; "
+            "their labels, masks and boxes were not read",
+            "recipe": f"{options.recipe}: {CAPTIONS[options.recipe]}",
             "epochs": {"planned": options.epochs, "chosen": card["epoch"], "batch": options.batch},
             "parameters": sum(p.numel() for p in detector.network.parameters()),
             "measured": {"phantoms": options.check, "seed": options.seed + 2, **means(results)},
@@ -169,16 +179,20 @@ def options_of(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the bundle; replaced when done")
     parser.add_argument("--work", type=Path, help="phantoms and the resumable run (default: beside --out)")
-    parser.add_argument("--see", type=int, default=2500, help="steps of the image encoder alone, before; 0: none")
+    parser.add_argument("--see", type=int, default=1200, help="steps of the image encoder alone, before; 0: none")
+    parser.add_argument("--see-images", type=int, default=9000, help="phantoms with masks to learn to see from")
+    parser.add_argument("--see-batch", type=int, default=32)
+    parser.add_argument("--see-rate", type=float, default=2e-3)
+    parser.add_argument("--recipe", choices=get_args(Recipe), default="corrected")
     parser.add_argument("--images", type=int, default=6000, help="phantoms to learn from")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--image-rate", type=float, default=0.1, help="of the image encoder, as a share of --rate")
     parser.add_argument("--memory", choices=("local", "global+local"), default="local", help="what sentences look at")
     parser.add_argument("--seed", type=int, default=FIRST_SEED, help=f"of everything, at least {FIRST_SEED}")
     parser.add_argument("--watch", type=int, default=60, help="phantoms measured after every epoch; 0: none")
     parser.add_argument("--check", type=int, default=300, help="phantoms measured at the end")
-    parser.add_argument("--check-size", type=int, default=224, help="their size in pixels")
     parser.add_argument("--say", type=int, default=50, help="print the loss of seeing every so many steps")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1, help="that draw phantoms")
@@ -196,9 +210,9 @@ def main() -> None:
     training = training_of(options)
     manifest = phantoms_of(options)
     network, text = prepared(options, manifest, training)
-    run = options.work / "run"
+    run = options.work / RUN
     print(f"{sum(p.numel() for p in network.parameters())} parameters; {json.dumps(training.to_json())}", flush=True)
-    watch = Watch(options.seed, options.watch, 224)
+    watch = Watch(options.seed, options.watch)
     fit(network, text, report_sets(manifest, training, network.settings), training, run, after_epoch=watch)
     write_bundle(options, run)
 

@@ -118,6 +118,26 @@ def test_the_published_recipe_has_the_published_loss_and_update(manifest: Path, 
     assert any(not torch.equal(moved[name], start[name]) for name in moved)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_the_image_encoder_has_a_rate_of_its_own(share: float, manifest: Path, text: Path, tmp_path: Path) -> None:
+    """Adam's first step is as long as its rate, whatever the gradient: an encoder of a tenth moves a tenth as far."""
+    training = replace(QUICK, image_rate=share, lr=1e-3, schedule="constant", warmup=0.0, clip=1e9, weight_decay=0.0)
+    run = Run(make_fabric("cpu", "fp32"), job_in(tmp_path, text, sets_of(manifest, training), training, undropped()))
+    batch = next(iter(run.rounds(0)[0]))
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    run.step(batch).backward()
+    run.before_update()
+    run.optimizer.step()
+    after = run.network.state_dict()
+    moved = {
+        part: max(float((after[n] - v).abs().max()) for n, v in before.items() if n.startswith(part) and v.ndim > 1)
+        for part in ("img_encoder", "text_encoder", "fusion_module")
+    }
+    assert moved == pytest.approx({"img_encoder": share * 1e-3, "text_encoder": 1e-3, "fusion_module": 1e-3}, rel=0.01)
+    if share == 0:
+        assert all(torch.equal(after[n], v) for n, v in before.items() if n.startswith("img_encoder"))
+
+
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +346,7 @@ def test_recipes() -> None:
         ({"batch_sizes": ()}, "pairs from epoch 0"),
         ({"devices": 3}, "expected multiples of 3 devices, got 64"),
         ({"flip": 1.5}, r"shares in \[0, 1\], got flip=1.5"),
+        ({"image_rate": -0.1}, r"shares in \[0, 1\], got image_rate=-0.1"),
         ({"lr": 0.0}, "expected positive numbers"),
         ({"patience": 0}, "patience=0"),
         ({"schedule": "step"}, "schedule: expected one of constant, plateau, cosine, got 'step'"),

@@ -129,10 +129,12 @@ class Run:
         self.text_input = TextInput(job.folder / TEXT, settings)
         self.train_data = ReportData(job.sets.train, settings, self.training, augmented=True)
         self.valid_data = ReportData(job.sets.valid, settings, self.training, augmented=False)
+        if self.training.image_rate == 0:
+            self.network.img_encoder.requires_grad_(False)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer: Any = fabric.setup_optimizers(
             torch.optim.Adam(
-                self.parameters,
+                self._groups(),
                 lr=self.training.lr,
                 betas=self.training.betas,
                 eps=1e-8,
@@ -140,6 +142,15 @@ class Run:
             )
         )
         self._before = self._steps_before()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """What is trained, with the share of the learning rate that each part gets."""
+        image = {id(p) for p in self.network.img_encoder.parameters()}
+        parts = (
+            ([p for p in self.parameters if (id(p) in image) is own], share)
+            for own, share in ((True, self.training.image_rate), (False, 1.0))
+        )
+        return [{"params": params, "share": share} for params, share in parts if params]
 
     # -- one step ------------------------------------------------------------------------------------------------------
 
@@ -167,7 +178,7 @@ class Run:
         """Loss of one training batch, at its learning rate and with its own random numbers."""
         done = self._before[batch.epoch] + batch.number
         for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.training, done, self._before[-1], self.valid_losses)
+            group["lr"] = group["share"] * rate(self.training, done, self._before[-1], self.valid_losses)
         torch.manual_seed((self.training.seed * 1_000_003 + done) * 1_009 + self.rank)
         return self.loss(batch)
 

@@ -21,7 +21,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "precision": ("fp32", "bf16", "fp16"),
 }
 _POSITIVE = ("captions_per_image", "patience", "plateau_patience", "valid_batch", "save_every", "devices")
-_SHARES = ("flip", "drop_place", "warmup", "valid_share", "translate", "brightness", "contrast")
+_SHARES = ("image_rate", "flip", "drop_place", "warmup", "valid_share", "translate", "brightness", "contrast")
 HARDWARE = ("device", "workers", "pairs")
 """Fields without influence on what is learned, but for rounding."""
 
@@ -32,6 +32,7 @@ class CarZeroTraining:
 
     epochs. batch_sizes: (first epoch, images) pairs; incomplete batches are left out. lr, betas, weight_decay: Adam's,
     the decay in the gradient, after clipping. clip: largest norm of all gradients.
+    image_rate: the image encoder's learning rate as a share of lr; 0 leaves the encoder as it is.
     schedule: "constant" (the published plateau rule never fires), "plateau" (lr times plateau_factor after
     plateau_patience epochs without a smaller validation loss), or "cosine" (linear rise over the share `warmup` of all
     steps, then half a cosine to zero). patience: epochs without a smaller validation loss after which training ends.
@@ -57,6 +58,7 @@ class CarZeroTraining:
     epochs: int = 15
     batch_sizes: tuple[tuple[int, int], ...] = ((0, 64), (2, 128), (6, 256))
     lr: float = 5e-5
+    image_rate: float = 1.0
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 1e-6
     clip: float = 0.25
