@@ -45,7 +45,7 @@ class Run:
     def describe(self, settings: MlaSettings, training: MlaTraining) -> dict[str, Any]:
         """Everything that decides what training gives, as plain values: two runs with the same are the same run."""
         values = training.to_json()
-        del values["device"], values["cache_gb"]
+        del values["device"], values["cache_gb"], values["cache_disk_gb"]
         used = [*self.selection, *self.test]
         if self.support is not None:
             used += self.support.records

@@ -20,6 +20,7 @@ from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, fused_maps
 from wordsight.train.engine import load_state, make_fabric, save_state, train
 from wordsight.train.samples import Samples, StemCache, SupportArrays
 from wordsight.train.settings import MlaTraining
+from wordsight.train.store import TensorStore
 from wordsight.types import Float32
 
 Batch = tuple[int, list[int]]
@@ -57,9 +58,10 @@ class Run:
         self.fabric = make_fabric(training.device, training.precision)
         self.detector, self.training = detector, training
         self.network = detector.network.to_device(self.fabric.device)
-        budget = int(training.cache_gb * 2**30) // max(len(sets) + len(judge), 1)
-        self.sets = [StemCache(self.network, s, budget, self.fabric.autocast) for s in sets]
-        self.judge = [StemCache(self.network, s, budget, self.fabric.autocast) for s in judge]
+        budgets = [int(gib * 2**30) for gib in (training.cache_gb, training.cache_disk_gb)]
+        store = TensorStore(*budgets, folder=None if folder is None else Path(folder))
+        self.sets = [StemCache(self.network, s, store, self.fabric.autocast) for s in sets]
+        self.judge = [StemCache(self.network, s, store, self.fabric.autocast) for s in judge]
         self.shots = len(bank.normal) if bank is not None else 0
         self.support = bank
         self.object_names = dict(object_names or {})
@@ -112,7 +114,8 @@ class Run:
         try:
             with self.fabric.autocast():
                 text = self.network.text(self._object_name(samples.name))
-                return self.network.loss(self.network.adapt(stem), text, label, mask).total
+                tokens = self.network.adapt(stem, seg=mask is not None)
+                return self.network.loss(tokens, text, label, mask).total
         finally:
             if frozen:
                 self.network.seg_adapters.requires_grad_(True)
@@ -241,7 +244,7 @@ class Run:
         out: list[RawScores] = []
         for part in _blocks(len(cache.samples), detector.batch_size):
             with self.fabric.autocast():
-                tokens = self.network.adapt(cache(part))
+                tokens = self.network.adapt(cache(part), seg=detector.map_branch == "seg")
             geometries = [cache.samples.geometry(i) for i in part]
             out += detector.raw_from_tokens(tokens, geometries, [str(i) for i in part], text)
         return out
@@ -257,7 +260,8 @@ class Run:
         def batches() -> Iterator[Any]:
             for part in _blocks(len(rows), self.detector.batch_size):
                 with self.fabric.autocast():
-                    yield self.network.adapt(self.sets[0]([rows[i] for i in part]))
+                    stems = self.sets[0]([rows[i] for i in part])
+                    yield self.network.adapt(stems, seg=self.detector.map_branch == "seg")
 
         owner = torch.arange(self.shots).repeat(VARIANTS)
         return replace(self.detector, bank=self.detector.bank_from(batches(), owner))
@@ -293,7 +297,8 @@ class Run:
 
     def _settings(self) -> dict[str, Any]:
         t = self.training.to_json()
-        t.pop("device"), t.pop("cache_gb")
+        for elsewhere in ("device", "cache_gb", "cache_disk_gb"):  # a run may go on where there is more or less
+            t.pop(elsewhere)
         sizes = {f"images {i} {c.samples.name}": len(c.samples) for i, c in enumerate([*self.sets, *self.judge])}
         network = {f"network.{k}": v for k, v in self.detector.settings.to_json().items()}
         return {**t, **sizes, **network, "backbone": self.detector.clip.weights_hash}

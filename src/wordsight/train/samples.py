@@ -1,12 +1,14 @@
-"""Prepared images and masks of a set, and the frozen part of their computation, kept within a memory budget."""
+"""Prepared images and masks of a set, and the frozen part of their computation, kept within a budget."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wordsight.errors import DataError
@@ -14,6 +16,7 @@ from wordsight.imaging import InputSpec, prepare, prepare_mask, read_image, read
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.progress import track
+from wordsight.train.store import TensorStore
 from wordsight.types import Geometry, Record
 
 
@@ -44,7 +47,7 @@ def _label(record: Record) -> int:
 def samples_from_records(
     records: Sequence[Record], spec: InputSpec, *, name: str, mask_rule: str = "any", masked: bool | None = None
 ) -> Samples:
-    """Records read from disk on demand (prepared 8-bit arrays are small; what is expensive is cached by `StemCache`).
+    """Records read from disk on demand; what is expensive of an image is kept by `StemCache`, masks are kept as bits.
 
     masked: None = whether any record has a mask. Raises DataError for unlabelled records or an empty set.
     """
@@ -52,6 +55,7 @@ def samples_from_records(
         raise DataError(f"{name}: expected at least one image, got none.")
     labels = torch.tensor([_label(record) for record in records], dtype=torch.float32)
     geometries: dict[int, Geometry] = {}
+    bits: dict[int, NDArray[np.uint8]] = {}
 
     def load(i: int) -> Tensor:
         record = records[i]
@@ -62,8 +66,12 @@ def samples_from_records(
         path = records[i].mask
         if path is None:
             return torch.zeros(spec.size, dtype=torch.bool)
-        rule = "half" if mask_rule == "half" else "any"
-        return torch.from_numpy(prepare_mask(read_mask(path, rule=rule), spec))  # type: ignore[arg-type]
+        if i not in bits:
+            rule: Literal["any", "half"] = "half" if mask_rule == "half" else "any"
+            bits[i] = np.packbits(prepare_mask(read_mask(path, rule=rule), spec))
+        height, width = spec.size
+        unpacked = np.unpackbits(bits[i], count=height * width).reshape(height, width)
+        return torch.from_numpy(unpacked.astype(np.bool_))
 
     def geometry(i: int) -> Geometry:
         if i not in geometries:
@@ -130,17 +138,18 @@ def support_arrays(
 
 
 class StemCache:
-    """Residual streams after the frozen first blocks, computed once per image while they fit the budget.
+    """Residual streams after the frozen first blocks, computed once per image while the store has room.
 
-    Images pass one at a time, so that a value never depends on which others were asked for with it.
+    Images pass one at a time, so that a value never depends on which others were asked for with it. Several sets may
+    share a store.
     """
 
     def __init__(
-        self, network: MlaNetwork, samples: Samples, budget_bytes: int, autocast: Callable[[], object]
+        self, network: MlaNetwork, samples: Samples, store: TensorStore, autocast: Callable[[], object]
     ) -> None:
-        self._network, self.samples, self._left = network, samples, budget_bytes
+        self._network, self.samples, self._store = network, samples, store
         self._autocast = autocast
-        self._kept: dict[int, Tensor] = {}
+        self._full = False
         self._device = next(network.parameters()).device
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
@@ -148,19 +157,17 @@ class StemCache:
         return torch.cat([self._one(i) for i in indices])
 
     def _one(self, i: int) -> Tensor:
-        if i in self._kept:
-            return self._kept[i].to(self._device)
+        kept = self._store.get((id(self), i))
+        if kept is not None:
+            return kept.to(self._device)
         with self._autocast():  # type: ignore[attr-defined]
             stem = self._network.stem(self.samples.load(i)[None].to(self._device))
-        size = stem.numel() * stem.element_size()
-        if size <= self._left:
-            self._left -= size
-            self._kept[i] = stem.cpu()
+        self._full = self._full or not self._store.put((id(self), i), stem)
         return stem
 
     def warm(self, description: str) -> None:
-        """Fill the cache with a progress bar, as far as the budget goes."""
+        """Fill the store with a progress bar, as far as it has room."""
         for i in track(range(len(self.samples)), description):
             self._one(i)
-            if self._left <= 0:
+            if self._full:
                 return

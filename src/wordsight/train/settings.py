@@ -27,7 +27,8 @@ class MlaTraining:
     choose from by the same selection, the first of each where nothing is selected (published: 0.5, 1.0, 0 and 1
     alone); scores are judged by image AUROC, maps by pixel AUROC, each on its own; mask_rule: "any" grey
     level above zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or fp16;
-    device; cache_gb: memory for frozen activations, in GiB.
+    device; cache_gb: memory for frozen activations, in GiB; cache_disk_gb: the same in a temporary file, which takes
+    what the memory does not (at most half of the disk's free space).
     """
 
     epochs: int = 50
@@ -47,6 +48,7 @@ class MlaTraining:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: str = "auto"
     cache_gb: float = 2.0
+    cache_disk_gb: float = 8.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1 or self.evaluate_every < 1:
@@ -56,6 +58,10 @@ class MlaTraining:
             )
         if self.adapter_lr <= 0 or self.context_lr <= 0:
             raise SettingsError(f"expected learning rates > 0, got {self.adapter_lr} and {self.context_lr}.")
+        if self.cache_gb < 0 or self.cache_disk_gb < 0:
+            raise SettingsError(
+                f"expected cache_gb and cache_disk_gb of 0 GiB or more, got {self.cache_gb} and {self.cache_disk_gb}."
+            )
         for name in ("memory_weights", "image_shares", "map_shares", "smoothings"):
             if not getattr(self, name):
                 raise SettingsError(f"{name}: expected at least one value, got none.")

@@ -49,6 +49,7 @@ class MlaLp:
     precision: Precision = "fp32"
     batch_size: int = 8
     info: Mapping[str, Any] = field(default_factory=dict)
+    _texts: list[tuple[list[Tensor], Tensor]] = field(default_factory=list, init=False, repr=False)
 
     # -- making one ------------------------------------------------------------------------------------------------
 
@@ -140,9 +141,16 @@ class MlaLp:
 
     @torch.no_grad()
     def text(self) -> Tensor:
-        """Unit text features (D, 2)."""
+        """Unit text features (D, 2), encoded again only if the learned contexts changed since the last call."""
+        learner = self.network.prompt_learner
+        contexts = [] if learner is None else [p.detach() for p in learner.parameters()]
+        for known, text in self._texts:
+            if all(a.device == b.device and torch.equal(a, b) for a, b in zip(known, contexts, strict=True)):
+                return text
         with autocast(self.device, self.precision):
-            return self.network.text().float()
+            text = self.network.text().float()
+        self._texts[:] = [([context.clone() for context in contexts], text)]
+        return text
 
     def raw(self, images: Sequence[Image], *, text: Tensor | None = None) -> list[RawScores]:
         """Margins, distances and text scores, one per image; the same alone or in a batch."""
@@ -189,7 +197,7 @@ class MlaLp:
     def tokens(self, arrays: Tensor) -> Tokens:
         """Adapter features of prepared arrays, in the detector's precision."""
         with autocast(self.device, self.precision):
-            tokens: Tokens = self.network(arrays.to(self.device))
+            tokens: Tokens = self.network(arrays.to(self.device), seg=self.map_branch == "seg")
         return tokens
 
     def finish(self, raws: Sequence[RawScores]) -> list[Prediction]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCK_BYTES = 64 << 20
-"""Largest similarity block in memory while searching."""
+BLOCK_BYTES = 8 << 20
+"""Largest similarity block while searching: it should still be in the processor's cache when its maximum is taken."""
 
 
 @dataclass(frozen=True, slots=True)

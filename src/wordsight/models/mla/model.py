@@ -40,7 +40,10 @@ class Adapter(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Adapter features per level, prefix tokens first: seg and det are L tensors (B, N + P, D)."""
+    """Adapter features per level, prefix tokens first: seg and det are L tensors (B, N + P, D).
+
+    Where nothing reads the seg branch, its last level is left out.
+    """
 
     seg: tuple[Tensor, ...]
     det: tuple[Tensor, ...]
@@ -92,23 +95,26 @@ class MlaNetwork(nn.Module):
                 x = block(x)
         return x
 
-    def forward(self, images: Tensor) -> Tokens:
-        """(B, 3, S, S) -> adapter features of every level."""
-        return self.adapt(self.stem(images))
+    def forward(self, images: Tensor, *, seg: bool = True) -> Tokens:
+        """(B, 3, S, S) -> adapter features of every level; seg as in `adapt`."""
+        return self.adapt(self.stem(images), seg=seg)
 
-    def adapt(self, x: Tensor) -> Tokens:
+    def adapt(self, x: Tensor, *, seg: bool = True) -> Tokens:
         """Residual stream after the first level's block, (B, N + P, W) -> adapter features of every level.
 
         x <- (1 - 2 mix) x + mix seg + mix det after each level but the last, whose output nothing reads.
+        seg: whether anything reads the seg branch. The other levels' seg features go into the stream in any case.
         """
         levels, mix = self.settings.levels, self.settings.mix
         seg_features, det_features = [], []
-        for level, (seg, det) in enumerate(self._adapters()):
-            seg_middle, det_middle = seg.features(x), det.features(x)  # (B, N + P, D) each
-            seg_features.append(seg_middle)
-            det_features.append(det_middle)
-            if level + 1 < len(levels):
-                x = (1 - 2 * mix) * x + mix * seg.output(seg_middle) + mix * det.output(det_middle)
+        for level, (seg_adapter, det_adapter) in enumerate(self._adapters()):
+            last = level + 1 == len(levels)
+            det_features.append(det_adapter.features(x))  # (B, N + P, D)
+            if seg or not last:
+                seg_features.append(seg_adapter.features(x))
+            if not last:
+                mixed = mix * seg_adapter.output(seg_features[-1]) + mix * det_adapter.output(det_features[-1])
+                x = (1 - 2 * mix) * x + mixed
                 for block in self.clip.vision.blocks[levels[level] : levels[level + 1]]:
                     x = block(x)
         return Tokens(tuple(seg_features), tuple(det_features))

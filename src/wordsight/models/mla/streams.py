@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from wordsight.models.mla.blocks import run_block
+
 Block = Callable[[Tensor], Tensor]
 
 
@@ -61,7 +63,7 @@ class OpenClipVision:
     @property
     def blocks(self) -> list[Block]:
         """See VisionStream."""
-        return list(self._visual.transformer.resblocks)
+        return [partial(run_block, block) for block in self._visual.transformer.resblocks]
 
     @property
     def positional_embedding(self) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wordsight.errors import PromptError
+from wordsight.models.mla.blocks import run_block, run_block_at
 
 
 class TextTower(Protocol):
@@ -30,6 +31,11 @@ class TextTower(Protocol):
 
     def encode(self, ids: Tensor, causal: bool | None = None) -> Tensor:
         """Token ids (B, L) -> text features (B, embed_dim), not normalised; causal=None is as the tower was trained."""
+
+
+def _check_length(x: Tensor, most: int) -> None:
+    if x.shape[1] > most:
+        raise PromptError(f"expected at most {most} token embeddings, got {x.shape[1]}. Shorten the prompt.")
 
 
 class TextStream:
@@ -62,16 +68,9 @@ class TextStream:
         tower's own mask: CLIP's, or none where it was trained without. L is at most context_length. Raises PromptError
         beyond.
         """
-        length = x.shape[1]
-        if length > self.context_length:
-            raise PromptError(
-                f"expected at most {self.context_length} token embeddings, got {length}. Shorten the prompt."
-            )
-        mask = None
-        if causal and self.causal:
-            mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu_(1)
+        _check_length(x, self.context_length)
         for block in self._tower.transformer.resblocks:
-            x = block(x, attn_mask=mask)
+            x = run_block(block, x, causal=causal and self.causal)
         return x
 
     def project(self, tokens: Tensor) -> Tensor:
@@ -94,9 +93,20 @@ class TextStream:
         return ids.argmax(dim=-1)  # CLIP's end of text is its highest id
 
     def features(self, x: Tensor, ids: Tensor, causal: bool) -> Tensor:
-        """See TextTower; `causal` as in `run`."""
-        x = self.run(x + self.positional_embedding[: x.shape[1]], causal)
-        return self.project(x[torch.arange(len(x), device=x.device), self._pooled_position(ids)])
+        """See TextTower; `causal` as in `run`.
+
+        Only what the pooled position reads is computed: with the causal mask no position behind the last pooled one,
+        and in the last block that position alone.
+        """
+        _check_length(x, self.context_length)
+        pooled, causal = self._pooled_position(ids), causal and self.causal
+        if causal:
+            x = x[:, : int(pooled.max()) + 1]
+        x = x + self.positional_embedding[: x.shape[1]]
+        *blocks, last = self._tower.transformer.resblocks
+        for block in blocks:
+            x = run_block(block, x, causal=causal)
+        return self.project(run_block_at(last, x, pooled, causal=causal))
 
     def encode(self, ids: Tensor, causal: bool | None = None) -> Tensor:
         """See TextTower."""
@@ -124,10 +134,7 @@ class TransformersText:
 
     def features(self, x: Tensor, ids: Tensor, causal: bool) -> Tensor:
         """See TextTower; positions, token types and the first LayerNorm are added inside, `causal` is not looked at."""
-        if x.shape[1] > self.context_length:
-            raise PromptError(
-                f"expected at most {self.context_length} token embeddings, got {x.shape[1]}. Shorten the prompt."
-            )
+        _check_length(x, self.context_length)
         attended = (ids != self._tower.config.pad_token_id).long()
         # nothing looks at masked padding on the right: contexts of 256 tokens shrink to the longest prompt
         length = int(attended.any(dim=0).nonzero().max()) + 1

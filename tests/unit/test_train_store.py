@@ -1,0 +1,128 @@
+"""What is kept: tensors in memory, in a file without a name, or not at all; first blocks and masks of a run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from test_train_mla import QUICK, data, detector, same, sources_of, state, support_of  # noqa: F401
+from wordsight.errors import SettingsError
+from wordsight.models.mla.model import MlaNetwork
+from wordsight.train.mla import MlaTraining, fit_few, fit_zero
+from wordsight.train.store import TensorStore
+
+
+def numbers(seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(1, 5, 7, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def test_memory_first_then_the_file_then_nothing(tmp_path: Path) -> None:
+    store = TensorStore(2 * 140, 2 * 192, tmp_path)  # 140 bytes a tensor, 192 with its padding
+    kept = [store.put(i, numbers(i)) for i in range(5)]
+    assert kept == [True, True, True, True, False]
+    for i in range(4):
+        found = store.get(i)
+        assert found is not None
+        assert torch.equal(found, numbers(i))
+    assert store.get(4) is None
+    assert os.listdir(tmp_path) == [], "the file has no name that could be left behind"
+    store.close()
+    assert store.get(0) is None
+    assert store.get(2) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_every_format_comes_back_from_the_file_bit_by_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+    store = TensorStore(0, 1 << 20, tmp_path / "made when needed")
+    for i in range(3):
+        assert store.put(("a", i), numbers(i, dtype).transpose(1, 2))
+    for i in (2, 0, 1):
+        found = store.get(("a", i))
+        assert found is not None
+        assert found.dtype == dtype
+        assert torch.equal(found, numbers(i, dtype).transpose(1, 2))
+        found.zero_()  # a mapping of its own: nobody else's numbers change
+        assert torch.equal(store.get(("a", i)), numbers(i, dtype).transpose(1, 2))  # type: ignore[arg-type]
+
+
+def test_at_most_half_of_the_free_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2 * 192 + 10}))
+    store = TensorStore(0, 1 << 30, tmp_path)
+    assert [store.put(i, numbers(i)) for i in range(3)] == [True, False, False]
+
+
+def test_a_full_disk_ends_the_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TensorStore(0, 1 << 20, tmp_path)
+    assert store.put(0, numbers(0))
+
+    class Full:
+        def __getattr__(self, name: str) -> Any:
+            raise OSError(28, "No space left on device")
+
+    file, store._file = store._file, Full()  # type: ignore[assignment]
+    assert not store.put(1, numbers(1))
+    store._file = file
+    assert not store.put(1, numbers(1))
+    assert torch.equal(store.get(0), numbers(0))  # type: ignore[arg-type]
+    unwritable = tmp_path / "file"
+    unwritable.write_text("not a folder")
+    assert not TensorStore(0, 1 << 20, unwritable).put(0, numbers(0))
+
+
+@pytest.mark.parametrize(("memory", "disk", "once"), [(1, 0, True), (0, 1, True), (5e-5, 1, True), (0, 0, False)])
+def test_first_blocks_run_once_per_image_wherever_they_are_kept(
+    memory: float,
+    disk: float,
+    once: bool,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    support, held, _ = support_of(data, "Brain")
+    expected = state(fit_few(detector(), support, training=replace(QUICK, epochs=1), selection=held))
+    images, stem = 0, MlaNetwork.stem
+
+    def counted(self: MlaNetwork, x: torch.Tensor) -> torch.Tensor:
+        nonlocal images
+        images += len(x)
+        return stem(self, x)
+
+    monkeypatch.setattr(MlaNetwork, "stem", counted)
+    training = replace(QUICK, epochs=1, cache_gb=memory, cache_disk_gb=disk)
+    trained = fit_few(detector(), support, training=training, selection=held, folder=tmp_path)
+    assert same(state(trained), expected)
+    assert (images == 44 + len(held)) is once
+    assert {path.name for path in tmp_path.iterdir()} == {"state.pt"}
+
+
+def test_masks_are_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    import wordsight.train.samples as module
+
+    read, paths = module.read_mask, []
+
+    def counted(path: Path, **options: Any) -> Any:
+        paths.append(path)
+        return read(path, **options)
+
+    monkeypatch.setattr(module, "read_mask", counted)
+    fit_zero(detector(), sources_of(data), training=replace(QUICK, epochs=2))
+    assert len(paths) == 12, "six abnormal images to train on and six to select by, whatever the number of epochs"
+    assert len(set(paths)) == 12
+
+
+def test_where_activations_are_kept_is_no_decision_of_a_run(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    support, held, _ = support_of(data, "Brain")
+    first = state(fit_few(detector(), support, training=QUICK, selection=held, folder=tmp_path))
+    again = replace(QUICK, cache_gb=0.0, cache_disk_gb=1.0)
+    assert same(first, state(fit_few(detector(), support, training=again, selection=held, folder=tmp_path)))
+
+
+@pytest.mark.parametrize("values", [{"cache_gb": -1.0}, {"cache_disk_gb": -0.5}])
+def test_budgets_below_zero(values: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="expected cache_gb and cache_disk_gb of 0 GiB or more"):
+        MlaTraining(**values)
