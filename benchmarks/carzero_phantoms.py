@@ -11,98 +11,21 @@ attention is strongest inside one of its boxes. Uncertain findings count neither
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wordsight import PromptSet, load
-from wordsight.data.phantoms.reports import FINDINGS, ReportPhantom, State, draw_report_phantom
+from wordsight import load
+from wordsight.data.phantoms.reports import draw_report_phantom
 from wordsight.files import write_json
-from wordsight.metrics import auroc, pointing_hit
 from wordsight.models.carzero.detector import CarZero
 from wordsight.progress import track
-from wordsight.types import Image
+from wordsight.study.phantom_findings import DENIED, STATED, FindingResult, means, measure
 
+__all__ = ["DENIED", "STATED", "means", "measure", "table"]
 FIRST_TRAINING_SEED = 1_000_000
-WORDS = {
-    "Atelectasis": "atelectasis",
-    "Cardiomegaly": "cardiomegaly",
-    "Consolidation": "consolidation",
-    "Edema": "pulmonary edema",
-    "Effusion": "pleural effusion",
-    "Hernia": "hiatal hernia",
-    "Mass": "mass",
-    "Nodule": "nodule",
-    "Pacemaker": "pacemaker",
-    "Pneumothorax": "pneumothorax",
-}
-STATED = tuple((f"There is {WORDS[name]}",) for name in FINDINGS)
-DENIED = tuple((f"There is no {WORDS[name]}",) for name in FINDINGS)
-BATCH = 32
 
 
-@dataclass(frozen=True)
-class Result:
-    """Numbers of one finding; pointing is None without an image that has it."""
-
-    finding: str
-    present: int
-    stated: float
-    denied: float
-    pair: float
-    pointing: float | None
-
-
-def measure(detector: CarZero, phantoms: Sequence[ReportPhantom], *, show: bool = False) -> list[Result]:
-    """All numbers of a detector on these phantoms, in the order of FINDINGS."""
-    stated = detector.encode_prompts(PromptSet(FINDINGS, STATED, DENIED))
-    denied = detector.encode_prompts(PromptSet(FINDINGS, DENIED))
-    pairwise = replace(detector, prompts=None, scores="pair")
-    scores: list[list[NDArray[np.float32]]] = [[], [], []]
-    hits: dict[str, list[bool]] = {name: [] for name in FINDINGS}
-    starts = range(0, len(phantoms), BATCH)
-    for start in track(starts, "measuring", unit="batches") if show else starts:
-        part = phantoms[start : start + BATCH]
-        features = detector.encode([Image(p.pixels.astype(np.float32) / 255) for p in part])
-        for kept, of, asked in zip(scores, (detector, detector, pairwise), (stated, denied, stated), strict=True):
-            kept.append(of.score(features, asked))
-        for phantom, maps in zip(part, detector.ground(features, stated), strict=True):
-            for heatmap in maps:
-                truth = phantom.findings[heatmap.finding]
-                if truth.state is State.PRESENT and truth.boxes:
-                    # boxes are half-open, the game counts edges in
-                    boxes = np.array(truth.boxes) - [0, 0, 1, 1]
-                    hits[heatmap.finding].append(pointing_hit(heatmap.values, boxes))
-    columns = [np.concatenate(kept) for kept in scores]
-    return [_result(name, i, phantoms, columns, hits[name]) for i, name in enumerate(FINDINGS)]
-
-
-def _result(
-    name: str, i: int, phantoms: Sequence[ReportPhantom], columns: list[NDArray[np.float32]], hits: list[bool]
-) -> Result:
-    states = [phantom.findings[name].state for phantom in phantoms]
-    sure = np.array([state is not State.UNCERTAIN for state in states])
-    labels = np.array([state is State.PRESENT for state in states], dtype=np.int64)[sure]
-    values = [auroc(labels, column[sure, i]) for column in columns]
-    return Result(name, int(labels.sum()), *values, pointing=float(np.mean(hits)) if hits else None)
-
-
-def means(results: Sequence[Result]) -> dict[str, float]:
-    """Means over the findings, each counting the same."""
-    columns: dict[str, Callable[[Result], float | None]] = {
-        "stated": lambda r: r.stated,
-        "denied": lambda r: r.denied,
-        "pair": lambda r: r.pair,
-        "pointing": lambda r: r.pointing,
-    }
-    found = {name: [v for r in results if (v := value(r)) is not None] for name, value in columns.items()}
-    return {name: float(np.nanmean(values)) for name, values in found.items() if values}
-
-
-def table(results: Sequence[Result]) -> str:
+def table(results: Sequence[FindingResult]) -> str:
     """Markdown."""
     lines = ["| finding | present | There is X | There is no X | pair | pointing |", "|---|---|---|---|---|---|"]
     for r in results:

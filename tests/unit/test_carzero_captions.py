@@ -72,6 +72,38 @@ def test_corrected_captions_are_sentences_and_prompts() -> None:
     assert report_captions("", CORRECTED, PLAIN).captions == ()
 
 
+PROMPTS = ["There is a large pleural effusion", "There is pneumothorax", "There is a sail sign"]
+
+
+def test_prepared_prompts_take_the_place_of_the_rules() -> None:
+    found = report_captions(REPORT, CORRECTED, PLAIN, PROMPTS)
+    plain = [c.text for c in report_captions(REPORT, replace(CORRECTED, captions="sentences"), PLAIN).captions]
+    texts = ["there is a large pleural effusion", "there is pneumothorax", "there is a sail sign"]
+    assert [c.text for c in found.captions] == plain + texts
+    assert [c.aligned for c in found.captions] == [False] * 4 + [True, True, False]
+    assert set(found.statements) == {
+        Statement("pleural effusion", P), Statement("pneumothorax", P), Statement("nodule", U, "right upper zone"),
+    }  # fmt: skip
+    alone = report_captions("", replace(CORRECTED, captions="aligned"), PLAIN, PROMPTS)
+    assert [c.text for c in alone.captions] == texts
+    assert report_captions(REPORT, replace(CORRECTED, captions="aligned"), PLAIN, []).captions == ()
+    published = report_captions(REPORT, PUBLISHED, CarZeroSettings(), PROMPTS[1:])
+    assert [c.text for c in published.captions] == texts[1:]
+
+
+def test_prepared_prompts_decide_what_is_wrong_for_an_image() -> None:
+    """The report says "No pneumothorax"; its prepared prompt says otherwise and is believed."""
+    asked = aligned_caption(Statement("pneumothorax", A), PLAIN)
+    for prompts, wrong in ((None, False), (PROMPTS, True)):
+        batch = match([report_captions(REPORT, CORRECTED, PLAIN, prompts)], [[]], CORRECTED, PLAIN)
+        assert batch.texts == ()
+        other = report_captions("FINDINGS: No pneumothorax.", CORRECTED, PLAIN)
+        reports = [report_captions(REPORT, CORRECTED, PLAIN, prompts), other]
+        batch = match(reports, [[], [asked]], replace(CORRECTED, contradictions=False), PLAIN)
+        assert batch.texts == (asked.text,)
+        assert bool(batch.wrong[0, 0]) is wrong
+
+
 @pytest.mark.parametrize(
     ("status", "place", "said", "relation"),
     [

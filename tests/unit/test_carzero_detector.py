@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from tiny_carzero import SETTINGS, make_carzero, text_folder
-from wordsight.errors import PromptError, SettingsError, WeightsError
+from wordsight.errors import PromptError, PromptWarning, SettingsError, WeightsError
 from wordsight.imaging import CARZERO_INPUT, prepare
 from wordsight.models.carzero.detector import CarZero
 from wordsight.models.carzero.settings import CarZeroSettings
@@ -170,6 +171,21 @@ def test_sentences_that_vanish_are_refused(detector: CarZero, folder: Path) -> N
         detector.with_prompts(PromptSet.of("Cardiomegaly"))
     corrected = CarZero.from_network(make_carzero(keep_single_words=True), folder)
     assert corrected.with_prompts(PromptSet.of("Cardiomegaly")).findings == ("Cardiomegaly",)
+
+
+def test_words_beyond_the_text_length_are_named(detector: CarZero) -> None:
+    """22 word pieces fit between [CLS] and [SEP]; "cardiomegaly" is two of them and is cut in its middle."""
+    fitting = "There is " + "no " * 20
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector.encode_prompts(PromptSet.of(fitting.strip()))
+    long = "There is " + "no " * 19 + "cardiomegaly of the Heart"
+    assert detector.text_input.cut(long) == "cardiomegaly of the heart"
+    with pytest.warns(PromptWarning, match=r"longer than the 24 tokens.*not read: 'cardiomegaly of the heart'") as told:
+        cut = detector.encode_prompts(PromptSet(("a", "b"), ((long,), (long, "There is edema"))))
+    assert len(told) == 1
+    kept = detector.encode_prompts(PromptSet.of("There is " + "no " * 19 + "cardio"))
+    assert torch.equal(cut.text.sentence[0], kept.text.sentence[0])
 
 
 def test_contradicting_choices_are_refused(bound: CarZero, detector: CarZero) -> None:

@@ -13,10 +13,12 @@ import torch
 
 from tiny_carzero import make_carzero, text_folder
 from wordsight import CarZero, Image, PromptSet, load
+from wordsight.data.phantoms.reports import FINDINGS, State, draw_report_phantom
 from wordsight.errors import SettingsError, WeightsError
 from wordsight.models.carzero import storage
 from wordsight.models.carzero.storage import load_folder, read_card, save_folder, tiny_folder, write_card
 from wordsight.models.carzero.weights import write_safetensors
+from wordsight.study import phantom_findings
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
@@ -93,9 +95,9 @@ def test_the_tiny_network_is_small_says_what_it_is_and_knows_its_findings() -> N
     assert "masks" in card["seeing"]
     assert read_card(tiny_folder())["training"]["image_rate"] == 0.1
     detector = load("carzero", weights="tiny")
-    phantoms = [carzero_phantoms.draw_report_phantom(12, index, 224) for index in range(120)]
-    results = carzero_phantoms.measure(detector, phantoms)
-    found = carzero_phantoms.means(results)
+    phantoms = [draw_report_phantom(12, index, 224) for index in range(120)]
+    results = phantom_findings.measure(detector, phantoms)
+    found = phantom_findings.means(results)
     assert found["stated"] >= 0.98
     assert found["denied"] <= 0.03
     assert found["pair"] >= 0.98
@@ -142,27 +144,27 @@ def test_seeds_of_evaluations_are_refused(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_measurement_counts_uncertain_findings_neither_way() -> None:
-    states = [carzero_phantoms.State.PRESENT, carzero_phantoms.State.UNCERTAIN, carzero_phantoms.State.ABSENT]
-    phantoms = [carzero_phantoms.draw_report_phantom(1, i, 96, {"Mass": state}) for i, state in enumerate(states)]
+    states = [State.PRESENT, State.UNCERTAIN, State.ABSENT]
+    phantoms = [draw_report_phantom(1, i, 96, {"Mass": state}) for i, state in enumerate(states)]
     column = np.array([[2.0] * 10, [9.0] * 10, [1.0] * 10], dtype=np.float32)
-    index = carzero_phantoms.FINDINGS.index("Mass")
-    result = carzero_phantoms._result("Mass", index, phantoms, [column, -column, column], [True, False])
+    index = FINDINGS.index("Mass")
+    result = phantom_findings._result("Mass", index, phantoms, [column, -column, column], [True, False])
     assert (result.present, result.stated, result.denied, result.pair, result.pointing) == (1, 1.0, 0.0, 1.0, 0.5)
 
 
 def test_means_leave_out_findings_without_a_box() -> None:
     results = [
-        carzero_phantoms.Result("a", 2, 1.0, 0.0, 1.0, 0.0),
-        carzero_phantoms.Result("b", 0, 0.5, 0.5, 0.5, None),
+        phantom_findings.FindingResult("a", 2, 1.0, 0.0, 1.0, 0.0),
+        phantom_findings.FindingResult("b", 0, 0.5, 0.5, 0.5, None),
     ]
-    assert carzero_phantoms.means(results) == {"stated": 0.75, "denied": 0.25, "pair": 0.75, "pointing": 0.0}
+    assert phantom_findings.means(results) == {"stated": 0.75, "denied": 0.25, "pair": 0.75, "pointing": 0.0}
     assert "| mean | | 0.750 | 0.250 | 0.750 | 0.000 |" in carzero_phantoms.table(results)
 
 
 def test_a_detector_is_measured_on_all_findings(tmp_path: Path) -> None:
     detector = CarZero.from_network(make_carzero(), text_folder(tmp_path))
-    phantoms = [carzero_phantoms.draw_report_phantom(2, i, 96) for i in range(12)]
-    results = carzero_phantoms.measure(detector, phantoms)
-    assert [r.finding for r in results] == list(carzero_phantoms.FINDINGS)
+    phantoms = [draw_report_phantom(2, i, 96) for i in range(12)]
+    results = phantom_findings.measure(detector, phantoms)
+    assert [r.finding for r in results] == list(FINDINGS)
     counts = [sum(p.findings[r.finding].state == "present" for p in phantoms) for r in results]
     assert [r.present for r in results] == counts

@@ -267,6 +267,31 @@ def test_a_manifest_names_the_images(predict: Predict, home: Path, tmp_path: Pat
     assert {**rows[0], "heatmap": ""} == {**rows[2], "heatmap": ""}
 
 
+def test_another_precision_is_another_prediction(
+    predict: Predict, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict() == 0
+    whole = [float(row[FINDINGS[0]]) for row in table(tmp_path / "out" / "predictions.csv")]
+    assert predict("--precision", "bf16") == 2
+    assert "predictions of other settings: precision differ" in capsys.readouterr().err
+    assert predict("--precision", "bf16", "--overwrite") == 0
+    half = [float(row[FINDINGS[0]]) for row in table(tmp_path / "out" / "predictions.csv")]
+    assert half != whole
+    assert half == pytest.approx(whole, abs=0.1 * max(map(abs, whole)))
+    assert json_of(tmp_path / "out" / "predictions.json")["run"]["precision"] == "bf16"
+
+
+@pytest.mark.filterwarnings("default::wordsight.errors.PromptWarning")
+def test_a_prompt_that_is_too_long_is_said_in_one_line(
+    predict: Predict, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(prompts="There is " + "no " * 20 + "mass in the left lung", source=home / "in" / "0.png") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "not read" in line]
+    assert len(told) == 1
+    assert told[0].startswith("warning: prompt 'There is no no")
+    assert "not read: 'mass in the left lung'. Say it in fewer words" in told[0]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -289,6 +314,10 @@ def test_a_manifest_names_the_images(predict: Predict, home: Path, tmp_path: Pat
             "settings: expected one of",
         ),
         (["--weights", "CZ", "--text", "TEXT", "--prompts", "x.", "--top", "0"], "top: expected 1 finding or more"),
+        (
+            ["--weights", "CZ", "--text", "TEXT", "--prompts", "a mass", "--precision", "fp16", "--device", "cpu"],
+            "precision fp16 needs a CUDA device",
+        ),
         (["--weights", "CZ", "--text", "TEXT", "--prompts", "x.", "--batch", "0"], "batch size: expected 1 image"),
         (
             ["--weights", "CZ", "--text", "TEXT", "--prompts", "the heart is large", "--scores", "pair"],

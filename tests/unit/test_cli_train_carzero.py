@@ -64,6 +64,19 @@ def test_a_run_is_trained_loaded_and_not_trained_again(
     assert "holds another run, with other training.seed" in capsys.readouterr().err
 
 
+def test_captions_from_a_column_of_the_table(
+    manifest: Path, begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = command(manifest, tmp_path / "run", "--initial", begun, "--epochs", "0")
+    assert main([*words, "--captions-column", "prompts"]) == 2
+    assert "expected a column `prompts`, got columns path, report" in capsys.readouterr().err
+    assert main([*words, "--captions-column", "report"]) == 0
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["options"]["captions_column"] == "report"
+    assert main(words) == 2
+    assert "holds another run, with other data" in capsys.readouterr().err
+
+
 def test_a_network_of_its_own_begins_with_the_weights_it_is_given(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

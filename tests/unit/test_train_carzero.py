@@ -411,6 +411,31 @@ def test_tables_that_cannot_be_learned_from_are_refused(tmp_path: Path) -> None:
     assert sets.without == 20
 
 
+def test_prompts_of_a_column_are_captions(tmp_path: Path) -> None:
+    told = ["There is edema | There is no mass", '["There is a nodule"]', ""]
+    path = table(tmp_path, [{**row, "report": "", "told": told[i % 3]} for i, row in enumerate(rows(40))])
+    training = replace(QUICK, valid_share=0.1)
+    sets = report_sets(path, training, PLAIN, captions_column="told")
+    assert sets.without == 13
+    texts = {row.path.stem: [c.text for c in row.report.captions] for row in (*sets.train, *sets.valid)}
+    assert texts["0"] == ["there is edema", "there is no mass"]
+    assert texts["1"] == ["there is a nodule"]
+    assert "2" not in texts
+    with pytest.raises(DataError, match="expected a column `tell`, got columns path, report, patient, told"):
+        report_sets(path, training, PLAIN, captions_column="tell")
+    with pytest.raises(DataError, match="expected prompts in column report, got empty cells alone"):
+        report_sets(path, training, PLAIN, captions_column="report")
+    with pytest.raises(
+        SettingsError, match=r"expected aligned or both with a column of prompts \(told\), got sentences"
+    ):
+        report_sets(path, replace(training, captions="sentences"), PLAIN, captions_column="told")
+    path = table(
+        tmp_path, [{**row, "told": '["There' if i == 4 else "There is edema"} for i, row in enumerate(rows(9))]
+    )
+    with pytest.raises(DataError, match=r"column told: row 5: expected a JSON list of sentences, got '\[\"There'"):
+        report_sets(path, training, PLAIN, captions_column="told")
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, text: Path, workers: int) -> None:
     path = table(tmp_path / "data", rows(20))

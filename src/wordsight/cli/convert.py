@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wordsight.cli.parser import CommandParser, path_or_none
+from wordsight.cli.parser import CommandParser, add_device, path_or_none
 from wordsight.cli.show import say
 from wordsight.errors import SettingsError
 
@@ -52,7 +52,7 @@ def parser() -> CommandParser:
         default=None,
         help="of a CARZero that is not the published variant: global, local, gl, mlp_gl or a .json file",
     )
-    p.add_argument("--device", type=str, default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:1")
+    add_device(p)
     return p
 
 

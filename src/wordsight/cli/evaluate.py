@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wordsight.cli.parser import CommandParser, add_running, path_or_none, use_threads
+from wordsight.cli.parser import CommandParser, add_looking, path_or_none, use_threads
 from wordsight.cli.show import show_study
 from wordsight.study.options import EvaluateOptions, Split
 
@@ -36,9 +36,6 @@ def parser() -> CommandParser:
         help="output folder; null: the run's own, or for other data evaluation-<set>-<split> inside it",
     )
     p.add_argument(
-        "--weights", type=str | None, default=None, help="file of the CLIP where it is not where training found it"
-    )
-    p.add_argument(
         "--transductive",
         type=bool | None,
         default=None,
@@ -48,8 +45,7 @@ def parser() -> CommandParser:
     p.add_argument(
         "--heatmaps", type=int | None, default=None, help="heatmap files per run, highest scores first; null: all"
     )
-    p.add_argument("--batch", type=int, default=8, help="images at a time")
-    add_running(p)
+    add_looking(p)
     return p
 
 
@@ -67,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
         out=path_or_none(args.out),
         weights=path_or_none(args.weights),
         device=args.device,
+        precision=args.precision,
         transductive=args.transductive,
         bootstrap=args.bootstrap,
         heatmaps=args.heatmaps,

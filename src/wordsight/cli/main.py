@@ -6,10 +6,12 @@ import difflib
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import TextIO
 
 from wordsight import __version__
-from wordsight.errors import WordsightError
+from wordsight.errors import PromptWarning, WordsightError
 
 COMMANDS: Mapping[tuple[str, ...], tuple[str, str]] = {
     ("demo",): ("demo", "everything on synthetic images: no data, no weights, about two minutes on a laptop"),
@@ -35,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """The exit status of some work: errors of this package become one line on stderr, without a traceback."""
+    """The exit status of some work: errors and warnings of this package become one line on stderr each."""
     try:
-        return work()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return work()
     except WordsightError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
@@ -53,6 +57,20 @@ def guarded(work: Callable[[], int]) -> int:
         return OK
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else OK if exit_.code is None else FAILED
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of this package without the line of code it comes from; others as Python shows them."""
+    known = issubclass(category, PromptWarning)
+    text = f"warning: {message}\n" if known else warnings.formatwarning(message, category, filename, lineno)
+    print(text, end="", file=sys.stderr)
 
 
 def _dispatch(words: list[str]) -> int:

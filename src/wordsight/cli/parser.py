@@ -6,9 +6,12 @@ import sys
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, Literal, NoReturn, get_type_hints
 
 import jsonargparse
+
+Precision = Literal["fp32", "bf16", "fp16"]
+BACKBONE = "file of the CLIP where it is not where training found it"
 
 
 class CommandParser(jsonargparse.ArgumentParser):
@@ -63,8 +66,26 @@ def path_or_none(value: str | None) -> Path | None:
 
 def add_running(parser: CommandParser) -> None:
     """Flags that every command with a network has."""
-    parser.add_argument("--device", type=str, default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:1")
+    add_device(parser)
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads of torch (null: torch decides)")
+
+
+def add_device(parser: CommandParser) -> None:
+    """Where the network runs."""
+    parser.add_argument("--device", type=str, default="auto", help="auto (CUDA if there is one), cpu, cuda or cuda:1")
+
+
+def add_looking(parser: CommandParser, weights: str = BACKBONE) -> None:
+    """Flags that every command with a trained network has; weights: what that flag says."""
+    parser.add_argument("--weights", type=str | None, default=None, help=weights)
+    parser.add_argument("--batch", type=int, default=8, help="images at a time")
+    parser.add_argument(
+        "--precision",
+        type=Precision | None,
+        default=None,
+        help="of computations; fp16 needs CUDA; null: as the run was trained, CARZero: fp32",
+    )
+    add_running(parser)
 
 
 def use_threads(threads: int | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from wordsight.cli.parser import CommandParser, add_running, add_switch, path_or_none, use_threads
+from wordsight.cli.parser import BACKBONE, CommandParser, add_looking, add_switch, path_or_none, use_threads
 from wordsight.cli.show import say
 from wordsight.study.options import AskOptions, PredictOptions
 
@@ -15,6 +15,10 @@ DESCRIPTION = (
     "heatmaps/ and report.html. The detector is a trained run, or CARZero (--model carzero), which finds what it is "
     "asked for in words. Files that cannot be read are listed and the rest goes on; any number of images passes "
     "through bounded memory; after an interruption the same command goes on where it stopped."
+)
+WEIGHTS = (
+    "CARZero: CARZero_best_model.ckpt, a .safetensors made of it, or tiny, the small network of this package; "
+    f"a run: {BACKBONE}"
 )
 
 
@@ -29,21 +33,13 @@ def parser() -> CommandParser:
     )
     p.add_argument("--model", type=str, required=True, help="run folder of train mla or train carzero, or carzero")
     p.add_argument("--out", type=str | None, default=None, help="output folder; null: predictions/<source's name>")
-    p.add_argument(
-        "--weights",
-        type=str | None,
-        default=None,
-        help="CARZero: CARZero_best_model.ckpt, a .safetensors made of it, or tiny, the small network of this package; "
-        "a run: file of the CLIP where it is not where training found it",
-    )
     _add_questions(p)
     add_switch(p, "--maps", "maps of where the detector looked; without them CARZero is faster")
     add_switch(p, "--heatmaps", "write maps as PNG")
     p.add_argument("--top", type=int | None, default=3, help="PNG files per image, highest scores first; null: all")
     add_switch(p, "--all-frames", "every frame or slice of files that hold several, not the first alone", default=False)
     add_switch(p, "--overwrite", "drop predictions that the output folder holds", default=False)
-    p.add_argument("--batch", type=int, default=8, help="images at a time")
-    add_running(p)
+    add_looking(p, WEIGHTS)
     return p
 
 
@@ -122,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
         weights=path_or_none(args.weights),
         ask=ask,
         device=args.device,
+        precision=args.precision,
         maps=args.maps,
         heatmaps=args.heatmaps,
         top=args.top,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wordsight.evaluate import Evaluation
     from wordsight.study import Study
+    from wordsight.study.showcase import Asked
 
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "region_auroc", "region_ap")
 
@@ -68,6 +69,34 @@ def _show_group(dataset: str, method: str, members: Sequence[Evaluation]) -> Non
     print(f"intervals: {members[0].interval}")
     for path, message in members[0].failures:
         say(f"not read: {message if path in message else f'{path}: {message}'}")
+
+
+def show_asked(asked: Asked) -> None:
+    """What CARZero said of chest phantoms: one row per finding and their mean, and where the page lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from wordsight.study.phantom_findings import means
+
+    table = Table(title=f"{asked.images} chest x-rays, carzero: asked in words", title_justify="left")
+    table.add_column("finding")
+    for name in ("images with it", "AUROC 'There is X'", "AUROC 'There is no X'", "pointing game"):
+        table.add_column(name, justify="right")
+    for r in asked.results:
+        table.add_row(r.finding, str(r.present), *(_share(value) for value in (r.stated, r.denied, r.pointing)))
+    found = means(asked.results)
+    table.add_section()
+    table.add_row("mean", "", *(_share(found.get(name)) for name in ("stated", "denied", "pointing")))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    print("AUROC of a denial is good near 0. Pointing game: share of images whose map peaks inside the finding")
+    for path in asked.heatmaps:
+        print(f"map: {path}")
+    print(f"report: {asked.report}")
+
+
+def _share(value: float | None) -> str:
+    """Three decimals; a dash where no image or no other has the finding."""
+    return "-" if value is None or value != value else f"{value:.3f}"
 
 
 def selection(evaluation: Evaluation) -> str:

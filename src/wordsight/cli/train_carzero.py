@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from wordsight.cli.parser import CommandParser, add_fields, add_running, add_switch, given, path_or_none, use_threads
+from wordsight.cli.parser import (
+    CommandParser,
+    Precision,
+    add_fields,
+    add_running,
+    add_switch,
+    given,
+    path_or_none,
+    use_threads,
+)
 from wordsight.cli.show import say
 from wordsight.study.pretrain import CarZeroOptions, CarZeroStudy
 from wordsight.train.carzero_settings import CarZeroTraining, Recipe
@@ -22,7 +31,8 @@ TEXT = "folder of a BERT: vocab.txt or tokenizer.json, config.json, model.safete
 NETWORK = "published variant mlp_gl, gl, local or global, or a JSON file of settings"
 IMAGE_START = "weights the image encoder begins with: M3AE, MAE or ResNet-50; null: random"
 INITIAL = "a whole CARZero to begin with: checkpoint, safetensors, run folder, or tiny"
-Precision = Literal["fp32", "bf16", "fp16"]
+CAPTIONS = "column of prompts made beforehand, 'There is X | There is no Y' or a JSON list; null: made by rules"
+DEVICES = "processes that share each batch; null: those that torchrun started, else one"
 MAIN = ("epochs", "precision", "device", "devices", "workers", "seed")
 
 
@@ -31,10 +41,11 @@ def parser() -> CommandParser:
     p = CommandParser("train carzero", "--manifest FILE --out RUN [options]", DESCRIPTION, config=True)
     data = p.add_argument_group("what to learn from")
     data.add_argument("--manifest", type=str, required=True, help="CSV or Parquet table of images with reports")
+    data.add_argument("--captions-column", type=str | None, default=None, help=CAPTIONS)
     add_switch(data, "--allow-outside", "the table may name files outside its folder", default=False)
     _add_method(p.add_argument_group("what to train"))
     p.add_argument("--out", type=str, required=True, help="run folder")
-    p.add_argument("--devices", type=int, default=1, help="processes on this machine; batches are spread over them")
+    p.add_argument("--devices", type=int | None, default=None, help=DEVICES)
     p.add_argument("--workers", type=int, default=4, help="processes that decode images, for each device; 0: none")
     add_running(p)
     add_fields(p, "training", CarZeroTraining, "training (--training.*)", skip=MAIN)
@@ -68,6 +79,7 @@ def options(args: Any) -> CarZeroOptions:
         initial=path_or_none(args.initial),
         training={**given(args.training), **{k: v for k, v in main.items() if v is not None}},
         allow_outside=args.allow_outside,
+        captions_column=args.captions_column,
     )
 
 
@@ -77,9 +89,14 @@ def main(argv: Sequence[str]) -> int:
     use_threads(args.threads)
     wanted = options(args)
     from wordsight.study import train_carzero
+    from wordsight.train.launch import is_first
 
-    say(f"carzero on {wanted.manifest}, recipe {wanted.recipe}")
-    show(train_carzero(wanted, say=say))
+    speaks = is_first()
+    if speaks:
+        say(f"carzero on {wanted.manifest}, recipe {wanted.recipe}")
+    study = train_carzero(wanted, say=say)
+    if speaks:
+        show(study)
     return 0
 
 

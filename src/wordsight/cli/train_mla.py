@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from wordsight.cli.parser import CommandParser, add_fields, add_running, add_switch, given, path_or_none, use_threads
+from wordsight.cli.parser import (
+    CommandParser,
+    Precision,
+    add_fields,
+    add_running,
+    add_switch,
+    given,
+    path_or_none,
+    use_threads,
+)
 from wordsight.cli.show import say, show_study
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.study.options import TrainOptions
@@ -32,7 +41,6 @@ PROTOCOL = (
     "null: by the profile"
 )
 ARCHITECTURE = "CLIP: an open_clip name such as ViT-L-14-336, a JSON configuration, a folder, or tiny"
-Precision = Literal["fp32", "bf16", "fp16"]
 MAIN = ("epochs", "protocol", "precision", "device", "seed")
 
 

@@ -125,6 +125,14 @@ def read_table(path: Path) -> Table:
     return dict(columns)
 
 
+def read_column(path: Path, name: str) -> list[str]:
+    """Text cells of one column, row by row as `read_manifest` gives them. Raises DataError where there is none."""
+    table = read_table(Path(path))
+    if name not in table:
+        raise DataError(f"{path}: expected a column `{name}`, got columns {few(table, 20)}.")
+    return table[name]
+
+
 def _csv_columns(path: Path) -> list[tuple[str, list[str]]]:
     import pandas as pd
 

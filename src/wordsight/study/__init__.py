@@ -18,6 +18,7 @@ _HOMES = {
     "TrainOptions": "options",
     "convert": "checkpoints",
     "demo": "showcase",
+    "demo_carzero": "showcase",
     "evaluate_study": "evaluate",
     "predict_study": "predict",
     "score_predictions": "score",

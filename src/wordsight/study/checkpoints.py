@@ -169,7 +169,7 @@ def convert_to_run(source: Path, folder: Path, options: RunOptions) -> MlaLp:
     from wordsight.models.mla.detector import MlaLp
     from wordsight.models.mla.model import MlaNetwork
     from wordsight.models.mla.storage import fill_network
-    from wordsight.train.engine import make_fabric
+    from wordsight.train.engine import find_device
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder}: exists already and is not overwritten. Choose another folder or delete it.")
@@ -183,7 +183,7 @@ def convert_to_run(source: Path, folder: Path, options: RunOptions) -> MlaLp:
     network = MlaNetwork(clip, settings).eval()
     fill_network(network, weights, source)
     detector = MlaLp(
-        network.to_device(make_fabric(options.device, "fp32").device),
+        network.to_device(find_device(options.device)),
         info={"protocol": "unknown", "selected": f"by whoever made {source.name}", "epoch": weights.info.get("epoch")},
     )
     target = None if options.target is None else canonical_name(options.target, options.data)

@@ -43,6 +43,13 @@ def open_looker(options: PredictOptions) -> Looker:
     return _looker_of_run(options)
 
 
+def _device(options: PredictOptions) -> str:
+    """The device asked for. Raises SettingsError where it is not there or cannot compute in the precision."""
+    from wordsight.train.engine import find_device
+
+    return str(find_device(options.device, options.precision or "fp32"))
+
+
 # -- runs ----------------------------------------------------------------------------------------------------------
 
 
@@ -50,7 +57,6 @@ def _looker_of_run(options: PredictOptions) -> Looker:
     """A trained run folder, of either method."""
     from wordsight.loading import load
     from wordsight.models.carzero.storage import is_carzero_folder
-    from wordsight.train.engine import make_fabric
 
     folder = Path(options.model).expanduser()
     if not folder.exists():
@@ -58,7 +64,7 @@ def _looker_of_run(options: PredictOptions) -> Looker:
             f"{folder}: no such run folder, and no method that predicts without one ({CARZERO}). Train one with "
             "`wordsight train mla` or `wordsight train carzero`."
         )
-    device = str(make_fabric(options.device, "fp32").device)
+    device = _device(options)
     if is_carzero_folder(folder):
         _refuse_own(options)
         return _looker_of_carzero(load(folder, weights=options.weights, device=device), options)
@@ -68,7 +74,8 @@ def _looker_of_run(options: PredictOptions) -> Looker:
         raise SettingsError(f"{options.model}: holds several detectors ({names}). Name the folder of one of them.")
     _refuse_questions(options)
     detector: MlaLp = load(folders[0], weights=options.weights, device=device)
-    return _looker_of_mla(replace(detector, batch_size=options.eval_batch))
+    precision = options.precision or detector.precision
+    return _looker_of_mla(replace(detector, batch_size=options.eval_batch, precision=precision))
 
 
 def _refuse_own(options: PredictOptions) -> None:
@@ -112,11 +119,10 @@ def _looker_of_mla(detector: MlaLp) -> Looker:
 def _load_carzero(options: PredictOptions) -> CarZero:
     """CARZero from its two files, or the small one of this package. Raises WeightsError that says which is missing."""
     from wordsight.loading import load
-    from wordsight.train.engine import make_fabric
 
     if options.weights == Path(TINY):
         _refuse_own(options)
-        return load("carzero", weights=TINY, device=str(make_fabric(options.device, "fp32").device))
+        return load("carzero", weights=TINY, device=_device(options))
     files = (("--weights", options.weights), ("--text", options.ask.text))
     missing = [name for name, value in files if value is None]
     if missing or options.weights is None or options.ask.text is None:
@@ -137,7 +143,7 @@ def _load_carzero(options: PredictOptions) -> CarZero:
     network = load_network(options.weights, settings, bert=text_shape(folder))
     if corrected:
         network.settings = network.settings.corrected()
-    return CarZero.from_network(network, folder, device=make_fabric(options.device, "fp32").device)
+    return CarZero.from_network(network, folder, device=_device(options))
 
 
 def carzero_settings(source: str) -> CarZeroSettings:
@@ -168,6 +174,7 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
     ask = options.ask
     prompts = _wanted_prompts(ask)
     cache = PromptCache((ask.cache or cache_folder()) / "prompts")
+    detector = replace(detector, precision=options.precision or detector.precision)
     bound = replace(
         detector.with_prompts(prompts, cache=cache),
         scores=ask.scores,

@@ -77,11 +77,13 @@ def _measured(
     """The evaluation of one run, and what to know about it."""
     from wordsight.evaluate import evaluate
     from wordsight.models.mla.detector import MlaLp
-    from wordsight.train.engine import make_fabric
+    from wordsight.train.engine import find_device
 
     stored = read_run(folder)
     run = None if stored is None else stored["run"]
-    detector = MlaLp.load(folder, weights=options.weights, device=make_fabric(options.device, "fp32").device)
+    device = find_device(options.device, options.precision or "fp32")
+    detector = MlaLp.load(folder, weights=options.weights, device=device)
+    detector = replace(detector, precision=options.precision or detector.precision, batch_size=options.eval_batch)
     kept, note = _unused(records, run, folder)
     transductive = options.transductive
     if transductive is None:
@@ -90,7 +92,7 @@ def _measured(
     if note:
         protocol["left_out"] = note
     evaluation = evaluate(
-        replace(detector, batch_size=options.eval_batch),
+        detector,
         kept,
         dataset=dataset,
         protocol=protocol,

@@ -14,6 +14,7 @@ from wordsight.train.settings import MlaTraining
 
 if TYPE_CHECKING:
     from wordsight.evaluate import Evaluation
+    from wordsight.models.precision import Precision
 
 Split = Literal["train", "valid", "test"]
 
@@ -96,8 +97,8 @@ class EvaluateOptions:
     runs: run folders, or folders of several draws. data: a folder of sets, or labelled images or a manifest as
     `records_from` takes them. target: the set in that folder, None for the one trained for. split: which part of it.
     out: None for the run's own folder, or for other data a folder inside it. weights: the backbone's file where it is
-    not where training found it. device: auto, cpu, cuda or cuda:<number>. transductive: scale scores over the test
-    images, the papers' protocol; None: as the run's protocol says.
+    not where training found it. device: auto, cpu, cuda or cuda:<number>. precision: None as the run was trained.
+    transductive: scale scores over the test images, the papers' protocol; None: as the run's protocol says.
     bootstrap, heatmaps, eval_batch: as in TrainOptions.
     """
 
@@ -108,6 +109,7 @@ class EvaluateOptions:
     out: Path | None = None
     weights: Path | None = None
     device: str = "auto"
+    precision: Precision | None = None
     transductive: bool | None = None
     bootstrap: int = 1000
     heatmaps: int | None = None
@@ -123,7 +125,8 @@ class PredictOptions:
     training found it. ask: what CARZero is asked; a run of MLA-LP or MVFA takes nothing. maps: whether there are maps
     at all; heatmaps: write them on each image's own grid, for `top` highest-scored findings per image, None for all.
     all_frames: every frame of multi-frame files, not the first. overwrite: drop what lies in the output folder.
-    device, eval_batch: as in EvaluateOptions. Raises SettingsError for values out of range.
+    device, eval_batch: as in EvaluateOptions. precision: None as the run was trained, for CARZero fp32.
+    Raises SettingsError for values out of range.
     """
 
     model: str
@@ -132,6 +135,7 @@ class PredictOptions:
     weights: Path | None = None
     ask: AskOptions = field(default_factory=lambda: AskOptions())
     device: str = "auto"
+    precision: Precision | None = None
     maps: bool = True
     heatmaps: bool = True
     top: int | None = 3

@@ -14,6 +14,7 @@ from wordsight.models.carzero.settings import VARIANTS, CarZeroSettings, variant
 from wordsight.study.folders import check_folder, read_run, write_run
 from wordsight.study.options import check_fields, plain
 from wordsight.train.carzero_settings import CarZeroTraining, Recipe
+from wordsight.train.launch import is_first, launched
 
 if TYPE_CHECKING:
     from wordsight.models.carzero.detector import CarZero
@@ -33,7 +34,8 @@ class CarZeroOptions:
     network: a published variant ("mlp_gl", "gl", "local", "global") or a JSON file as `CarZeroSettings.to_json` writes
     it. image_start: M3AE, MAE or ResNet-50 weights; None: random. text_start: begin with the weights in `text`.
     initial: a whole CARZero to begin with instead (checkpoint, safetensors, run folder or "tiny"), with its settings.
-    allow_outside: the table may name files outside its folder.
+    allow_outside: the table may name files outside its folder. captions_column: its column of prompts made beforehand.
+    Under torchrun `training` has as many devices as there are processes, unless it names them.
     Raises SettingsError for options that contradict each other.
     """
 
@@ -47,6 +49,7 @@ class CarZeroOptions:
     initial: Path | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     allow_outside: bool = False
+    captions_column: str | None = None
 
     def __post_init__(self) -> None:
         check_fields("training", self.training, CarZeroTraining)
@@ -61,7 +64,9 @@ class CarZeroOptions:
     @property
     def resolved(self) -> CarZeroTraining:
         """The recipe with what differs."""
-        return replace(CarZeroTraining.of(self.recipe), **self.training)
+        processes = launched()
+        spread = {} if processes is None else {"devices": processes.world}
+        return replace(CarZeroTraining.of(self.recipe), **{**spread, **self.training})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored with the run."""
@@ -81,7 +86,8 @@ class CarZeroStudy:
 def train_carzero(options: CarZeroOptions, *, say: Say | None = None) -> CarZeroStudy:
     """Pretrain, or go on, and return the weights of the epoch with the smallest validation loss.
 
-    Everything is checked before the training starts. say: told of the losses after every epoch.
+    Everything is checked before the training starts. say: told of the losses after every epoch. Under torchrun every
+    process calls this; the first alone checks and writes the folder.
     Raises the errors of data, weights, settings and training.
     """
     from wordsight.models.carzero.storage import read_card
@@ -90,11 +96,19 @@ def train_carzero(options: CarZeroOptions, *, say: Say | None = None) -> CarZero
 
     training = options.resolved
     settings, text = _settings(options)
-    sets = report_sets(options.manifest, training, settings, allow_outside=options.allow_outside)
+    sets = report_sets(
+        options.manifest,
+        training,
+        settings,
+        allow_outside=options.allow_outside,
+        captions_column=options.captions_column,
+    )
     described = _describe(options, settings, training, sets)
-    _check(options.out, described)
+    if is_first():
+        _check(options.out, described)
     network = _network(options, settings, text, training.seed)
-    write_run(options.out, described, options.to_json())
+    if is_first():
+        write_run(options.out, described, options.to_json())
     watch = None if say is None else partial(_say_epoch, say=say)
     detector = fit(network, text, sets, training, options.out, after_epoch=watch)
     return CarZeroStudy(detector, options.out, read_card(options.out), _notes(options, sets))

@@ -77,11 +77,11 @@ def _trained(
 ) -> tuple[MlaLp, bool]:
     """The run's detector, and whether it was there already."""
     from wordsight.models.mla.detector import MlaLp
-    from wordsight.train.engine import make_fabric
+    from wordsight.train.engine import find_device
 
     training = replace(training, seed=run.seed)
     if (run.folder / DETECTOR).is_file():
-        device = make_fabric(training.device, training.precision).device
+        device = find_device(training.device, training.precision)
         (run.folder / STATE).unlink(missing_ok=True)
         return MlaLp.load(run.folder, weights=clip.weights, device=device), True
     backbone = {"architecture": clip.architecture, "weights": clip.weights, "hash": clip.weights_hash}

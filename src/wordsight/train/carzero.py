@@ -40,6 +40,7 @@ from wordsight.train.carzero_data import Batch, ReportData, ReportSets, Round, r
 from wordsight.train.carzero_settings import CarZeroTraining, is_stuck, rate
 from wordsight.train.engine import load_state, make_fabric, save_state, train
 from wordsight.train.gather import average_gradients, gather
+from wordsight.train.launch import launched
 
 STATE, START = "state.pt", "start.safetensors"
 _RAISED = re.compile(r"^wordsight\.errors\.(\w+): (.*)", re.MULTILINE | re.DOTALL)
@@ -59,21 +60,27 @@ def fit(
     text: folder of the tokenizer. folder: of the run; what it holds of a finished training is loaded, of an interrupted
     one it goes on with, whatever `network` is then. after_epoch: told the run after each validation, in the first
     process; its history then ends with {"epoch", "valid_loss", "best"}. With several devices a script calls this under
-    `if __name__ == "__main__":`, since processes are spawned, and after_epoch is a function of a module.
+    `if __name__ == "__main__":`, since processes are spawned, and after_epoch is a function of a module. Under torchrun
+    every process calls it, training.devices is the number of all, and the first alone writes.
     Raises TrainingError for the state of a run with other settings or data, and for losses that are not finite.
     """
     folder = Path(folder)
-    if not is_carzero_folder(folder):
+    fabric = make_fabric(training.device, training.precision, training.devices)
+    spawns = training.devices > 1 and launched() is None
+    if not spawns:
+        fabric.launch()
+    if fabric.is_global_zero and not is_carzero_folder(folder):
         copy_text_files(text, folder)
         write_safetensors(folder / START, network)
         write_card(folder, {"finished": False, "settings": network.settings.to_json(), "training": training.to_json()})
-    if read_card(folder).get("finished"):
+    if not spawns:
+        fabric.barrier()  # the others read what the first has written
+    job = Job(folder, sets, training, after_epoch)
+    if not read_card(folder).get("finished"):
+        _spawn(fabric, job) if spawns else _work(fabric, job)
+    elif fabric.is_global_zero:
         _clear(folder)
-    else:
-        fabric = make_fabric(training.device, training.precision, training.devices)
-        _launch(fabric, Job(folder, sets, training, after_epoch))
-    device = str(make_fabric(training.device, training.precision).device)
-    return load_folder(folder, device=device, precision=training.precision)
+    return load_folder(folder, device=str(fabric.device), precision=training.precision)
 
 
 def _clear(folder: Path) -> None:
@@ -92,12 +99,8 @@ class Job:
     after_epoch: Callable[[Run], None] | None = None
 
 
-def _launch(fabric: Fabric, job: Job) -> None:
-    """Run in this process, or spawn several; an error of this package comes out as it was raised."""
-    if job.training.devices == 1:
-        fabric.launch()
-        _work(fabric, job)
-        return
+def _spawn(fabric: Fabric, job: Job) -> None:
+    """Run in several processes; an error of this package comes out as it was raised."""
     from torch.multiprocessing.spawn import ProcessRaisedException
 
     try:

@@ -45,10 +45,17 @@ class Relation(IntEnum):
     RIGHT = 2
 
 
-def report_captions(report: str, training: CarZeroTraining, settings: CarZeroSettings) -> ReportCaptions:
-    """Captions of one report as the training asks for them; none where it has no sentence."""
+def report_captions(
+    report: str, training: CarZeroTraining, settings: CarZeroSettings, prompts: Sequence[str] | None = None
+) -> ReportCaptions:
+    """Captions of one report as the training asks for them; none where it has no sentence.
+
+    prompts: sentences made of it beforehand. They take the place of those that the rules make, and of all that the
+    rules read about the findings they name; in the published style they take the place of the whole report.
+    """
     if training.style == "published":
-        texts = report_sentences(report, "published", max_word_num=training.max_word_num)
+        told = report if prompts is None else "".join(f"{prompt}. " for prompt in prompts)
+        texts = report_sentences(told, "published", max_word_num=training.max_word_num)
         return ReportCaptions(tuple(Caption(text) for text in texts))
     sentences = [(s, align_sentence(s)) for s in report_sentences(report, marks="keep")]
     statements = tuple(dict.fromkeys(statement for _, found in sentences for statement in found))
@@ -56,9 +63,26 @@ def report_captions(report: str, training: CarZeroTraining, settings: CarZeroSet
     if training.captions != "aligned":
         plain = report_sentences(report)
         captions += [Caption(clean(t, settings), found) for t, (_, found) in zip(plain, sentences, strict=True)]
-    if training.captions != "sentences":
+    if prompts is not None:
+        prepared = [prepared_caption(prompt, settings) for prompt in prompts]
+        captions += prepared
+        statements = _corrected(statements, prepared)
+    elif training.captions != "sentences":
         captions += [aligned_caption(statement, settings) for statement in statements]
     return ReportCaptions(tuple(c for c in dict.fromkeys(captions) if c.text), statements)
+
+
+def prepared_caption(prompt: str, settings: CarZeroSettings) -> Caption:
+    """A prompt in its own words; aligned where the rules read one statement in it."""
+    found = align_sentence(prompt)
+    return Caption(clean(prompt, settings), found, aligned=len(found) == 1)
+
+
+def _corrected(statements: Sequence[Statement], prepared: Sequence[Caption]) -> tuple[Statement, ...]:
+    """What the prompts state, and what the rules read in the report about other findings."""
+    own = dict.fromkeys(statement for caption in prepared for statement in caption.statements)
+    named = {statement.finding for statement in own}
+    return (*own, *(statement for statement in statements if statement.finding not in named))
 
 
 def aligned_caption(statement: Statement, settings: CarZeroSettings) -> Caption:

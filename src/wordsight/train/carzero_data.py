@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wordsight.data.manifest import read_manifest
-from wordsight.errors import DataError, WordsightError
+from wordsight.data.listing import few
+from wordsight.data.manifest import read_column, read_manifest
+from wordsight.errors import DataError, SettingsError, WordsightError
 from wordsight.imaging import InputSpec, prepare, read_image
 from wordsight.models.carzero.detector import input_spec
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.progress import track
+from wordsight.text.aligned import read_aligned
 from wordsight.train.carzero_augment import augment, centre
 from wordsight.train.carzero_captions import Caption, CaptionBatch, ReportCaptions, draw, match, report_captions
 from wordsight.train.carzero_settings import CarZeroTraining
@@ -60,58 +62,98 @@ class ReportSets:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A record, and the prompts that were made of its report beforehand."""
+
+    record: Record
+    prompts: tuple[str, ...] | None
+
+
 def report_sets(
-    manifest: str | Path, training: CarZeroTraining, settings: CarZeroSettings, *, allow_outside: bool = False
+    manifest: str | Path,
+    training: CarZeroTraining,
+    settings: CarZeroSettings,
+    *,
+    allow_outside: bool = False,
+    captions_column: str | None = None,
 ) -> ReportSets:
     """Rows of a table (see `read_manifest`) with path and report: split "train" to learn from, "valid" to judge by.
 
     Rows without any split are for training; without "valid" rows a share of the patients is held out (of the images,
     where patients are not named). Other splits are never opened. Images without a sentence are left out.
-    Raises DataError for a table without reports and where nothing is left to train on or to judge by.
+    captions_column: a column of prompts made beforehand (see `read_aligned`), used as `report_captions` says; the table
+    then needs no reports.
+    Raises DataError for a table without reports, for prompts that cannot be read, and where nothing is left to train on
+    or to judge by; SettingsError where the training has no use for the column.
     """
     path = Path(manifest)
-    records = read_manifest(path, allow_outside=allow_outside)
-    if not any(record.report for record in records):
-        raise DataError(f"{path}: expected a column `report` with text, got none. `wordsight data prepare` makes one.")
-    train = [r for r in records if r.split in (None, "train")]
-    valid = [r for r in records if r.split == "valid"]
+    if captions_column is not None and training.style == "sections" and training.captions == "sentences":
+        raise SettingsError(
+            f"captions: expected aligned or both with a column of prompts ({captions_column}), got sentences. Leave "
+            "the column out, or change captions."
+        )
+    rows = _rows(path, captions_column, allow_outside)
+    train = [row for row in rows if row.record.split in (None, "train")]
+    valid = [row for row in rows if row.record.split == "valid"]
     how = "split valid of the table"
     if not valid:
         train, valid = _held_out(train, training)
         how = f"{training.valid_share:.1%} of the patients, held out from training"
     both = [_with_captions(part, training, settings) for part in (train, valid)]
-    for name, rows, need in (("learn from", both[0], training.batch_size(0)), ("judge by", both[1], 2)):
-        if len(rows) < need:
-            raise DataError(f"{path}: expected at least {need} images with sentences to {name}, got {len(rows)}.")
+    for name, found, need in (("learn from", both[0], training.batch_size(0)), ("judge by", both[1], 2)):
+        if len(found) < need:
+            raise DataError(f"{path}: expected at least {need} images with sentences to {name}, got {len(found)}.")
     without = len(train) + len(valid) - len(both[0]) - len(both[1])
     return ReportSets(tuple(both[0]), tuple(both[1]), how, without)
 
 
-def _held_out(records: Sequence[Record], training: CarZeroTraining) -> tuple[list[Record], list[Record]]:
+def _rows(path: Path, captions_column: str | None, allow_outside: bool) -> list[_Row]:
+    """Records, with their prompts where a column holds some."""
+    records = read_manifest(path, allow_outside=allow_outside)
+    if captions_column is None:
+        if not any(record.report for record in records):
+            raise DataError(
+                f"{path}: expected a column `report` with text, got none. `wordsight data prepare` makes one."
+            )
+        return [_Row(record, None) for record in records]
+    prompts, wrong = [], []
+    for number, cell in enumerate(read_column(path, captions_column), start=1):
+        try:
+            prompts.append(tuple(read_aligned(cell)))
+        except DataError as error:
+            wrong.append(f"row {number}: {error}")
+    if wrong:
+        raise DataError(f"{path}, column {captions_column}: {few(wrong, 2)}")
+    if not any(prompts):
+        raise DataError(f"{path}: expected prompts in column {captions_column}, got empty cells alone. Name another.")
+    return [_Row(record, found) for record, found in zip(records, prompts, strict=True)]
+
+
+def _held_out(rows: Sequence[_Row], training: CarZeroTraining) -> tuple[list[_Row], list[_Row]]:
     """All images of a share of the patients apart."""
+    records = [row.record for row in rows]
     names = [str(record.path) if record.patient is None else record.patient for record in records]
     patients = sorted(set(names))
     count = max(round(len(patients) * training.valid_share), 1)
     rng = np.random.default_rng([training.seed, _HELD_OUT])
     held = {patients[int(i)] for i in rng.choice(len(patients), size=count, replace=False)}
     return (
-        [record for record, name in zip(records, names, strict=True) if name not in held],
-        [record for record, name in zip(records, names, strict=True) if name in held],
+        [row for row, name in zip(rows, names, strict=True) if name not in held],
+        [row for row, name in zip(rows, names, strict=True) if name in held],
     )
 
 
-def _with_captions(
-    records: Sequence[Record], training: CarZeroTraining, settings: CarZeroSettings
-) -> list[ReportImage]:
-    known: dict[str, ReportCaptions] = {}  # images of a study share their report
-    rows = []
-    for record in track(records, "reading reports"):
-        text = record.report or ""
-        if text not in known:
-            known[text] = report_captions(text, training, settings)
-        if known[text].captions:
-            rows.append(ReportImage(record.path, record.frame, known[text]))
-    return rows
+def _with_captions(rows: Sequence[_Row], training: CarZeroTraining, settings: CarZeroSettings) -> list[ReportImage]:
+    known: dict[tuple[str, tuple[str, ...] | None], ReportCaptions] = {}  # images of a study share their report
+    found = []
+    for row in track(rows, "reading reports"):
+        told = row.record.report or "", row.prompts
+        if told not in known:
+            known[told] = report_captions(told[0], training, settings, told[1])
+        if known[told].captions:
+            found.append(ReportImage(row.record.path, row.record.frame, known[told]))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

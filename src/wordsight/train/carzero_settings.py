@@ -38,9 +38,10 @@ class CarZeroTraining:
     steps, then half a cosine to zero). patience: epochs without a smaller validation loss after which training ends.
 
     captions: "sentences" of the report, "aligned" prompts made of them by rules ("There is no pneumothorax"), or
-    "both". style: how sentences are cut, "published" or "sections" (FINDINGS and IMPRESSION, cleaned like prompts).
-    max_word_num: the published rule that drops the rest of a report when its words so far are exactly so many; None:
-    never. captions_per_image: how many are drawn for an image in each epoch.
+    "both"; prompts prepared in a column of the table (`report_sets`) take the place of the rules. style: how sentences
+    are cut, "published" or "sections" (FINDINGS and IMPRESSION, cleaned like prompts). max_word_num: the published rule
+    that drops the rest of a report when its words so far are exactly so many; None: never. captions_per_image: how many
+    are drawn for an image in each epoch.
     negatives: "all" other captions of the batch are wrong for an image, equal ones too (published); "stated": only what
     its report contradicts, or states nothing of; equal texts are encoded once, and what a report implies is right.
     contradictions: add to a batch the opposite of its aligned captions, "There is no X" to "There is X".
@@ -51,7 +52,7 @@ class CarZeroTraining:
 
     valid_share: share of patients held out for validation where the table has no split "valid". valid_batch: images
     per batch of the validation loss, the same in all epochs, so that losses can be compared.
-    seed. precision fp32, bf16 or fp16. device; devices: processes on this machine. workers: processes that decode.
+    seed. precision fp32, bf16 or fp16. device; devices: processes, here or by torchrun. workers: processes that decode.
     pairs: the most pairs of a block, see `pair_logits`. save_every: steps between two resumable states.
     """
 

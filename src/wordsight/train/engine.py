@@ -6,19 +6,21 @@ import math
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import Tensor
 
 from wordsight.errors import SettingsError, TrainingError
 from wordsight.files import atomic_path
+from wordsight.models.precision import Precision
 from wordsight.progress import progress
+from wordsight.train.launch import launched
 
 B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
-Precision = Literal["fp32", "bf16", "fp16"]
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -30,11 +32,9 @@ class Batches(Protocol[B_co]):
     def __iter__(self) -> Iterator[B_co]: ...
 
 
-def make_fabric(device: str, precision: Precision, devices: int = 1) -> Fabric:
-    """Fabric for one device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:1".
+def find_device(device: str, precision: Precision = "fp32") -> torch.device:
+    """The device of a name: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:1".
 
-    devices: more than one are as many processes on this machine, on the first CUDA devices or on the CPU, which
-    `Fabric.launch` spawns. fp16 trains with a gradient scaler.
     Raises SettingsError for devices that are not there and for fp16 on the CPU.
     """
     if device == "auto":
@@ -48,14 +48,32 @@ def make_fabric(device: str, precision: Precision, devices: int = 1) -> Fabric:
         raise SettingsError(f"precision: expected fp32, bf16 or fp16, got {precision!r}.")
     if kind == "cpu" and precision == "fp16":
         raise SettingsError("precision fp16 needs a CUDA device. Use bf16 or fp32 on the CPU.")
-    there = 1 if index else torch.cuda.device_count() if kind == "cuda" else math.inf
-    if not 1 <= devices <= there:
-        raise SettingsError(f"devices: expected 1 to {there} of {device}, got {devices}. Change one of them.")
+    return torch.device("cpu") if kind == "cpu" else torch.device("cuda", int(index or 0))
+
+
+def make_fabric(device: str, precision: Precision, devices: int = 1) -> Fabric:
+    """Fabric for one device (see `find_device`), or for several processes.
+
+    devices: more than one are all processes that torchrun started, on one machine or several; without torchrun as many
+    processes on this machine, on the first CUDA devices or on the CPU, which `Fabric.launch` spawns. fp16 trains with a
+    gradient scaler.
+    Raises SettingsError for devices that are not there, for another number than torchrun started, and for fp16 on the
+    CPU.
+    """
+    found, others = find_device(device, precision), launched()
+    if others is not None and others.world != devices:
+        raise SettingsError(f"devices: torchrun started {others.world} processes, got {devices}. Give the same number.")
+    here = devices if others is None else others.here
+    there = 1 if ":" in device else torch.cuda.device_count() if found.type == "cuda" else math.inf
+    if not 1 <= here <= there:
+        raise SettingsError(f"devices: expected 1 to {there} of {device}, got {here}. Change one of them.")
     return Fabric(
-        accelerator=kind,
-        strategy="auto" if devices == 1 else "ddp_spawn",
-        devices=[int(index)] if index else devices,
+        accelerator=found.type,
+        strategy="auto" if devices == 1 else "ddp_spawn" if others is None else "ddp",
+        devices=[found.index] if ":" in device else here,
+        num_nodes=1 if others is None else others.machines,
         precision=_FABRIC_PRECISION[precision],  # type: ignore[arg-type]
+        plugins=None if others is None else TorchElasticEnvironment(),
     )
 
 

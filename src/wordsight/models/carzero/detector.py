@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wordsight.errors import PromptError, SettingsError
+from wordsight.errors import PromptError, PromptWarning, SettingsError
 from wordsight.imaging import CARZERO_INPUT, InputSpec, prepare
 from wordsight.models.carzero.grounding import Enlarge, enlarge
 from wordsight.models.carzero.model import CarZeroNetwork
@@ -198,7 +199,7 @@ class CarZero:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: PromptSet, *, cache: PromptCache | None = None) -> PromptFeatures:
-        """Sentences to features; longer ones than the network's text length are cut, as published.
+        """Sentences to features; longer ones than the network's text length are cut as published, with a PromptWarning.
 
         cache: features that were encoded before by the same weights are read from it, others are written to it.
         Raises PromptError for a sentence of which cleaning leaves nothing, since all such sentences look alike.
@@ -211,6 +212,7 @@ class CarZero:
                 f"prompt {empty[0]!r}: expected a sentence, got one of which the text cleaning leaves nothing. Write "
                 "more words ('There is cardiomegaly'), or load the network with CarZeroSettings().corrected()."
             )
+        self._warn_of_cuts(raw)
         count = len(prompts.findings)
         owner = torch.tensor([place % count for place, group in enumerate(groups) for _ in group], device=self.device)
         tokens = self.text_input(raw)
@@ -220,6 +222,19 @@ class CarZero:
             key = text_key(tokens, self.weights_hash, self.settings, f"{self.precision} {self.device.type}")
             text = cache.get(key, lambda: self._encode_tokens(tokens)).to(self.device)
         return PromptFeatures(prompts, raw, sum(map(len, prompts.positive)), text, owner)
+
+    def _warn_of_cuts(self, sentences: Sequence[str]) -> None:
+        """One warning for each sentence that is longer than the network's text length."""
+        for sentence in dict.fromkeys(sentences):
+            lost = self.text_input.cut(sentence)
+            if lost:
+                named = f"{sentence[:60]}..." if len(sentence) > 60 else sentence
+                warnings.warn(
+                    f"prompt {named!r}: longer than the {self.settings.text_length} tokens that this network reads; "
+                    f"not read: {lost!r}. Say it in fewer words, or as several sentences of one finding.",
+                    PromptWarning,
+                    stacklevel=3,
+                )
 
     def _encode_tokens(self, tokens: Tokens) -> TextFeatures:
         """Tokens to features, 64 texts at a time."""

@@ -142,6 +142,16 @@ class TextInput:
         ids, mask = torch.tensor(rows["input_ids"]), torch.tensor(rows["attention_mask"])
         return plan_words(ids, mask, self._continues, int(self._hf.sep_token_id))
 
+    def cut(self, text: str) -> str:
+        """The words of a prompt that do not fit into L tokens, from the one that is cut; "" where all of them fit."""
+        pieces = self._hf.tokenize(clean(text, self.settings))
+        first = self.settings.text_length - 2  # [CLS] and [SEP] take two
+        if len(pieces) <= first:
+            return ""
+        while first > 0 and pieces[first].startswith("##"):
+            first -= 1
+        return str(self._hf.convert_tokens_to_string(pieces[first:]))
+
 
 def find_text_folder(source: str | Path) -> Path:
     """The folder of a text encoder: a local path, or a Hub repository in this computer's cache.
@@ -155,9 +165,10 @@ def find_text_folder(source: str | Path) -> Path:
         cached = [path for path in (in_hub_cache(str(source), name) for name in TOKENIZER_FILES) if path]
         if cached:
             return cached[0].parent
+    repository = source if str(source) and not folder.is_absolute() else "REPOSITORY"
     raise WeightsError(
         f"text {str(source)!r}: expected a folder with a BERT tokenizer (vocab.txt or tokenizer.json, and "
         "tokenizer_config.json), or a repository in the Hugging Face cache, found neither. Nothing is downloaded here: "
-        f"on a computer with network run `hf download {source if not folder.is_absolute() else 'REPOSITORY'} "
-        "--local-dir FOLDER`, copy FOLDER and name it with text=."
+        f"on a computer with network run `hf download {repository} --local-dir FOLDER`, copy FOLDER and name it with "
+        "text= (command line: --text)."
     )
