@@ -2,8 +2,8 @@
 
 `python benchmarks/phantoms_mla.py --json phantoms.json` draws the six sets, trains one detector per set and support
 draw, and one per set on the five others (zero-shot), evaluates each on the test split and prints mean and standard
-deviation. Rows are written as they are done; a second call goes on where the first stopped. Trainings are the profile's own, but
-for what the command line says, `--zero-epochs` (4: a fifth to a half of the profile's) and an honest selection for "published".
+deviation. Rows are written as they are done; a second call goes on where the first stopped. Trainings are the
+profile's own, but for what the command line says, `--zero-epochs` and an honest selection for "published".
 Phantoms know nothing of patients: these numbers say that the method works, not how well it works on real images.
 """
 
