@@ -76,7 +76,7 @@ class Run:
             groups.append({"params": list(self.network.seg_adapters.parameters()), "lr": t.adapter_lr})
         if self.network.prompt_learner is not None:
             groups.append({"params": list(self.network.prompt_learner.parameters()), "lr": t.context_lr})
-        return self.fabric.setup_optimizers(torch.optim.Adam(groups, betas=t.betas, eps=1e-8))
+        return self.fabric.setup_optimizers(torch.optim.Adam(groups, betas=t.betas, eps=1e-8, fused=True))
 
     def rounds(self, epoch: int) -> list[list[Batch]]:
         """Batches of one set each, in an order that depends on seed and epoch alone; fifths make five rounds."""
