@@ -58,8 +58,8 @@ class Run:
         self.fabric = make_fabric(training.device, training.precision)
         self.detector, self.training = detector, training
         self.network = detector.network.to_device(self.fabric.device)
-        budgets = [int(gib * 2**30) for gib in (training.cache_gb, training.cache_disk_gb)]
-        store = TensorStore(*budgets, folder=None if folder is None else Path(folder))
+        memory, disk = (int(gib * 2**30) for gib in (training.cache_gb, training.cache_disk_gb))
+        store = TensorStore(memory, disk, None if folder is None else Path(folder))
         self.sets = [StemCache(self.network, s, store, self.fabric.autocast) for s in sets]
         self.judge = [StemCache(self.network, s, store, self.fabric.autocast) for s in judge]
         self.shots = len(bank.normal) if bank is not None else 0
@@ -82,7 +82,7 @@ class Run:
             groups.append({"params": list(self.network.seg_adapters.parameters()), "lr": t.adapter_lr})
         if self.network.prompt_learner is not None:
             groups.append({"params": list(self.network.prompt_learner.parameters()), "lr": t.context_lr})
-        return self.fabric.setup_optimizers(torch.optim.Adam(groups, betas=t.betas, eps=1e-8))
+        return self.fabric.setup_optimizers(torch.optim.Adam(groups, betas=t.betas, eps=1e-8, fused=True))
 
     def rounds(self, epoch: int) -> list[list[Batch]]:
         """Batches of one set each, in an order that depends on seed and epoch alone; fifths make five rounds."""

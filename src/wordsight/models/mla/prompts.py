@@ -108,7 +108,7 @@ class LearnedPrompts(nn.Module):
         rows = [self._assemble(*one) for one in each]
         features = self._clip[0].text.features(torch.cat(rows), torch.cat(ids), self._causal)
         counts = [len(getattr(self, f"_{name}_ids")) * len(self._positions) for name in names]
-        return features.split(counts)
+        return torch.split(features, counts)
 
     def forward(self) -> Tensor:
         """(D, 2) unit text features, column 0 normal, column 1 abnormal."""
