@@ -222,12 +222,10 @@ def difference(ours: Tensor | None, theirs: Tensor | None) -> float | None:
 
 
 def _alone(cases: Sequence[Case], only: Sequence[str], device: torch.device) -> dict[str, float]:
-    """Run one variant of one case twice in this process; its highest memory, in MiB."""
+    """Run one variant of one case in this process; its highest memory, in MiB."""
     title, name = only
     variant = next(v for case in cases if case.title == title for v in case.variants if v.name == name)
-    call = variant.build()
-    call()
-    call()
+    variant.build()()
     peak = _cuda_peak(device)
     return {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if peak is None else peak}
 

@@ -123,7 +123,8 @@ class PredictOptions:
     training found it. ask: what CARZero is asked; a run of MLA-LP or MVFA takes nothing. maps: whether there are maps
     at all; heatmaps: write them on each image's own grid, for `top` highest-scored findings per image, None for all.
     all_frames: every frame of multi-frame files, not the first. overwrite: drop what lies in the output folder.
-    device, eval_batch: as in EvaluateOptions. Raises SettingsError for values out of range.
+    device, eval_batch: as in EvaluateOptions. workers: processes that read the next images meanwhile, None for one or
+    two of them, 0 for none; see `read_records`. Raises SettingsError for values out of range.
     """
 
     model: str
@@ -137,6 +138,7 @@ class PredictOptions:
     top: int | None = 3
     all_frames: bool = False
     eval_batch: int = 8
+    workers: int | None = 0
     overwrite: bool = False
 
     def __post_init__(self) -> None:
