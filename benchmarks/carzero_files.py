@@ -69,7 +69,7 @@ def picture(rng: np.random.Generator, size: int, top: int) -> np.ndarray[Any, An
     """A smooth field with noise, as hard to decompress as a radiograph: (size, size) integers in 0..top."""
     rows, columns = np.mgrid[:size, :size] / size
     field = 0.5 + 0.3 * np.sin(6 * rows + rng.random()) * np.cos(5 * columns) + rng.normal(0, 0.01, (size, size))
-    return np.clip(field * top, 0, top).round().astype(np.uint16 if top > 255 else np.uint8)
+    return np.asarray(np.clip(field * top, 0, top).round(), dtype=np.uint16 if top > 255 else np.uint8)
 
 
 def write_png(path: Path, pixels: np.ndarray[Any, Any]) -> None:
@@ -82,10 +82,10 @@ def write_png(path: Path, pixels: np.ndarray[Any, Any]) -> None:
 def write_dicom(path: Path, pixels: np.ndarray[Any, Any]) -> None:
     """12 bits in 16, explicit VR little endian, uncompressed, as most radiographs are kept."""
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.1.1")
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[path.name])
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
@@ -118,14 +118,15 @@ def _prepared(image: Image | str) -> None:
 
 def network_speed(options: argparse.Namespace) -> float:
     """Images per second of the image encoder, batches of 8."""
-    network, images = rule_network(options.quick), None
+    network = rule_network(options.quick)
     images = prepared_images(8, network.settings)
     with torch.inference_mode():
         network.encode_images(images)
         start = time.perf_counter()
         for _ in range(options.repeats):
             network.encode_images(images)
-    return 8 * options.repeats / (time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return float(8 * options.repeats / seconds)
 
 
 def speeds(folder: Path, options: argparse.Namespace) -> dict[str, float]:

@@ -109,7 +109,7 @@ class Work:
 
     def encode(self, images: Tensor) -> Tensor:
         """The bare vision transformer, in batches."""
-        parts = [self.network.img_encoder.model.forward_features(part) for part in images.split(BATCH)]
+        parts = [self.network.img_encoder.model.forward_features(part) for part in torch.split(images, BATCH)]
         return torch.cat(parts)
 
     def tokens(self) -> Tensor:
@@ -133,7 +133,9 @@ class Work:
         asked = AskedTexts(self.network, self.text(count))
 
         def call() -> Tensor:
-            parts = (asked.compare(self.network.encode_images(part))[0].mean for part in self.images.split(BATCH))
+            parts = (
+                asked.compare(self.network.encode_images(part))[0].mean for part in torch.split(self.images, BATCH)
+            )
             return torch.cat(list(parts))
 
         return call
@@ -145,7 +147,7 @@ class Work:
         def call() -> Tensor:
             parts = [
                 published_scores(self.network, self.network.encode_images(image), text)
-                for image in self.images[:images].split(1)
+                for image in torch.split(self.images[:images], 1)
             ]
             return torch.cat(parts)
 
@@ -154,7 +156,7 @@ class Work:
     def library_fusion(self, count: int) -> Callable[[], Tensor]:
         """Encoded images to scores."""
         tokens, asked = self.tokens(), AskedTexts(self.network, self.text(count))
-        return lambda: torch.cat([asked.compare(part)[0].mean for part in tokens.split(BATCH)])
+        return lambda: torch.cat([asked.compare(part)[0].mean for part in torch.split(tokens, BATCH)])
 
     def published_fusion(self, count: int, images: int) -> Callable[[], Tensor]:
         """The first encoded images to scores, one at a time."""
@@ -228,6 +230,7 @@ def main() -> None:
     """Print the tables."""
     parser = suite_parser(__doc__, repeats=3)
     parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--case", default="", help="only cases whose title contains this, such as fusion")
     parser.add_argument("--profile", action="store_true", help="only the operators of one batch with 192 prompts")
     options = parser.parse_args()
     if options.quick:
@@ -238,7 +241,8 @@ def main() -> None:
         with torch.inference_mode():
             profile(work, 192)
         return
-    run_suite(work.cases(2, 2), options, __file__)
+    cases = [case for case in work.cases(2, 2) if options.case in case.title]
+    run_suite(cases, options, __file__)
 
 
 if __name__ == "__main__":

@@ -79,10 +79,10 @@ def scores_and_maps(
 
 def on_phantoms(options: argparse.Namespace, device: torch.device) -> list[dict[str, object]]:
     """Mean AUROC of the packaged network in every format; prints the table."""
-    from carzero_phantoms import FINDINGS, STATED
+    from carzero_phantoms import STATED
 
     from wordsight import PromptSet, load
-    from wordsight.data.phantoms.reports import State, draw_report_phantom
+    from wordsight.data.phantoms.reports import FINDINGS, State, draw_report_phantom
     from wordsight.metrics import auroc
     from wordsight.models.carzero.detector import CarZero
     from wordsight.types import Image
@@ -90,7 +90,7 @@ def on_phantoms(options: argparse.Namespace, device: torch.device) -> list[dict[
     detector = load("carzero", weights="tiny", device=str(device))
     assert isinstance(detector, CarZero)
     phantoms = [draw_report_phantom(0, index, 224) for index in range(24 if options.quick else 200)]
-    images = [Image(phantom.pixels.astype(np.float32) / 255) for phantom in phantoms]
+    images = [Image(np.asarray(phantom.pixels / 255, dtype=np.float32)) for phantom in phantoms]
     truth = np.array([[p.findings[name].state is State.PRESENT for name in FINDINGS] for p in phantoms])
     known = [column for column in range(len(FINDINGS)) if 0 < truth[:, column].sum() < len(truth)]
     rows: list[dict[str, object]] = []
