@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +101,53 @@ def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(reading, "ProcessPoolExecutor", Dying)
     with pytest.raises(DataError, match=r"a process that reads images ended early\. Read in one process"):
         list(read_records(files(tmp_path, 3), workers=1))
+
+
+SCRIPT = """
+import multiprocessing, sys
+from pathlib import Path
+from wordsight.data import reading
+from wordsight.types import Record
+
+if __name__ == "__main__":
+    reading.INLINE = 1
+    records = [Record(path) for path in sorted(Path(sys.argv[1]).glob("*.png"))]
+    images = reading.read_records(records, workers=1, ahead=2)
+    next(images)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and no mere entry of a dead one."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks at /proc")
+def test_readers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    files(tmp_path, 8)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    source = str(Path(reading.__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source},
+    ) as parent:
+        assert parent.stdout is not None
+        reader = int(parent.stdout.readline())
+        assert runs(reader)
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while runs(reader) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not runs(reader)
 
 
 def test_workers_are_few_unless_given() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -40,7 +42,7 @@ def read_records(records: Sequence[Record], *, workers: int = 0, ahead: int = 8)
     if not workers or len(records) < INLINE:
         yield from map(_read, records)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
     waiting: deque[Future[Image | str]] = deque()
     try:
         for record in records:
@@ -56,6 +58,19 @@ def read_records(records: Sequence[Record], *, workers: int = 0, ahead: int = 8)
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    """A reading process leaves an interruption to its parent, and ends when the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
 
 
 def _read(record: Record) -> Image | str:
