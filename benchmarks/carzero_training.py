@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from carzero_rule import made_up_prompts, prepared_images, rule_network
-from suite import machine, suite_parser, timed
+from suite import machine, resident_peak, suite_parser, timed
 from torch import Tensor
 
 from wordsight.files import write_json
@@ -82,9 +81,7 @@ def measure(options: argparse.Namespace, count: int, way: str) -> dict[str, obje
         seconds = [timed(step, device) for _ in range(options.repeats)]
     except torch.cuda.OutOfMemoryError:
         return {"batch": count, "way": way, "fits": False}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else resident_peak()
     return {"batch": count, "way": way, "fits": True, "seconds": sorted(seconds)[len(seconds) // 2], "mib": peak}
 
 

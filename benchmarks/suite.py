@@ -227,7 +227,19 @@ def _alone(cases: Sequence[Case], only: Sequence[str], device: torch.device) -> 
     variant = next(v for case in cases if case.title == title for v in case.variants if v.name == name)
     variant.build()()
     peak = _cuda_peak(device)
-    return {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if peak is None else peak}
+    return {"memory": resident_peak() if peak is None else peak}
+
+
+def resident_peak() -> float:
+    """The most memory that this process had resident so far, in MiB.
+
+    Linux counts what a process was before it became this program into ru_maxrss, but not into VmHWM.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = status.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _memory_of(title: str, name: str, script: Path) -> float:
