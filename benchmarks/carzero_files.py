@@ -5,7 +5,8 @@
 First: radiograph-like files of 1024 pixels (8-bit PNG, 16-bit DICOM) drawn here, read and prepared for CARZero by this
 process, by 1 and by 2 others, in images per second, beside the full-size ViT-B/16 with all threads; reading must be the
 faster. Then: `wordsight predict` with a small network over 5,000 small PNG files, in a process of its own, with its
-resident memory after 1,000 and after 5,000 images.
+resident memory after 1,000 and after 5,000 images. torch is imported in functions, since processes that read import
+this file.
 """
 
 from __future__ import annotations
@@ -20,9 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from carzero_rule import prepared_images, rule_network
-from suite import machine, suite_parser
 
 from wordsight.data import reading
 from wordsight.data.reading import read_records
@@ -38,7 +36,7 @@ from wordsight.study import PredictOptions, predict_study
 from wordsight.study import predict as work
 from wordsight.study.options import AskOptions
 
-source, out, workers, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+source, out, model, workers, threads = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
 
 def resident():
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -56,9 +54,9 @@ if __name__ == "__main__":
     work.read_records = watched
     predict_study(
         PredictOptions(
-            model="carzero", weights=Path("tiny"), source=Path(source), out=Path(out), device="cpu", workers=workers,
-            maps=False, heatmaps=False, eval_batch=32,
-            ask=AskOptions(prompts="edema, mass", cache=Path(out) / "cache"),
+            model="carzero", weights=Path(model) / "small.safetensors", source=Path(source), out=Path(out),
+            device="cpu", workers=workers, maps=False, heatmaps=False, eval_batch=32,
+            ask=AskOptions(text=model, prompts="edema, mass", cache=Path(model)),
         )
     )
     print(json.dumps({{"images": {count}, "mib": resident()}}), flush=True)
@@ -118,6 +116,10 @@ def _prepared(image: Image | str) -> None:
 
 def network_speed(options: argparse.Namespace) -> float:
     """Images per second of the image encoder, batches of 8."""
+    import torch
+    from carzero_rule import prepared_images, rule_network
+
+    torch.set_num_threads(options.threads)
     network = rule_network(options.quick)
     images = prepared_images(8, network.settings)
     with torch.inference_mode():
@@ -147,6 +149,22 @@ def speeds(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     return found
 
 
+def small_model(folder: Path) -> None:
+    """Weights by rule of a small CARZero, and a tokenizer of letters."""
+    from carzero_rule import rule_network
+
+    from wordsight.models.carzero.weights import write_safetensors
+
+    network = rule_network(True)
+    folder.mkdir()
+    write_safetensors(folder / "small.safetensors", network)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    kind = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kind), encoding="utf-8")
+
+
 def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, float]]:
     """Resident memory of a prediction after 1,000 and 5,000 files; prints the table."""
     count = 200 if options.quick else 5000
@@ -157,7 +175,9 @@ def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, float]]:
         write_png(source / f"{number:05d}.png", picture(rng, 64, 255))
     script = folder / "watch.py"
     script.write_text(WATCH.format(count=count), encoding="utf-8")
-    command = [sys.executable, str(script), str(source), str(folder / "out"), "2", str(options.threads)]
+    small_model(folder / "model")
+    names = [str(source), str(folder / "out"), str(folder / "model")]
+    command = [sys.executable, str(script), *names, "2", str(options.threads)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: list[dict[str, float]] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     print("\n| images predicted | resident MiB |\n|---|---|")
@@ -169,8 +189,10 @@ def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, float]]:
 
 def main() -> None:
     """Both tables, in a temporary folder."""
+    import torch
+    from suite import machine, suite_parser
+
     options = suite_parser(__doc__, repeats=4).parse_args()
-    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         found = {"images_per_second": speeds(Path(name), options), "memory": memory(Path(name), options)}
     if options.json:
