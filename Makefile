@@ -10,11 +10,11 @@ STAMP := $(VENV)/installed.stamp
 SOURCES := src tests benchmarks scripts train_few.py train_zero.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider
 
-.PHONY: help demo test test-slow check format bench install clean
+.PHONY: help demo test test-slow check format bench bench-accuracy install clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wordsight needs Python 3.11 or newer; name one with make PYTHON=python3.11")'
@@ -44,10 +44,18 @@ format: $(STAMP)  ## format and apply the safe fixes
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-# benchmarks/full_size.py and benchmarks/real_data.py need much memory or data of your own: run them by hand.
-bench: $(STAMP)  ## speed of metrics and phantoms, quick accuracy tables on phantoms; a quarter of an hour
+# Timings need a machine that does nothing else. benchmarks/carzero_training.py needs a GPU, benchmarks/full_size.py
+# and benchmarks/real_data.py much memory or data of your own: run them by hand.
+bench: $(STAMP)  ## speed in full size against the published order, files, precision; tables in OUT; 25 minutes
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/phantoms.py --count 20
+	$(BIN)/python benchmarks/carzero_speed.py --json $(OUT)/carzero_speed.json
+	$(BIN)/python benchmarks/carzero_files.py --json $(OUT)/carzero_files.json
+	$(BIN)/python benchmarks/precision.py --json $(OUT)/precision.json
+	$(BIN)/python benchmarks/carzero_training.py --quick --json $(OUT)/carzero_training.json
+	if test -f benchmarks/mla_speed.py; then $(BIN)/python benchmarks/mla_speed.py --json $(OUT)/mla_speed.json; fi
+
+bench-accuracy: $(STAMP)  ## quick accuracy table of MLA-LP on phantoms
 	$(BIN)/python benchmarks/phantoms_mla.py --quick --json $(OUT)/phantoms_mla.json
 
 clean:  ## remove .venv and caches

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from golden import load_fill
 from wordsight.imaging import CARZERO_INPUT, prepare, read_image
+from wordsight.models.carzero.asking import AskedTexts, ImageTokens
 from wordsight.models.carzero.loss import pair_loss
 from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.scoring import (
@@ -179,14 +180,18 @@ def test_fusion(network: CarZeroNetwork, fill: Any, folder: Path, record_propert
     fusion = network.fusion_module
     memory = fusion.remember(image)
     logits, attention = fusion.compare_with_maps(memory, sentence)
+    asked, looked = ImageTokens(fusion, image, len(sentence)).asked(sentence, maps=True)
+    assert looked is not None
     out, _ = fusion.decode(memory, sentence)
     errors = {
         "logits": case.error("logits", logits[..., None]),
         "fused": case.error("logits", fusion(image, sentence)[..., None]),
+        "asked": case.error("logits", asked[..., None]),
         "decoder_out": case.error("decoder_out", out.transpose(0, 1)),
         "logits_t2i": case.error("logits_t2i", fusion(text, overall)[..., None]),
     }
-    errors |= {f"attention_{i}": case.error(f"attention_{i}", weights) for i, weights in enumerate(attention)}
+    for name, maps in (("attention", attention), ("asked", looked)):
+        errors |= {f"{name}_{i}": case.error(f"attention_{i}", weights) for i, weights in enumerate(maps)}
     report(record_property, **errors)
     assert max(errors.values()) <= 1e-4
 
@@ -197,14 +202,18 @@ def test_zero_shot(network: CarZeroNetwork, text_input: TextInput, folder: Path,
     image = network.encode_images(pictures(folder, case.inputs["images"]["files"]))
     pairs = network.compare(image, text)
     _, attention = network.fusion_module.compare_with_maps(network.text_memory(text), image[:, 0])
+    asked = AskedTexts(network, text).compare(image)[0]
     logits = {"similarity": pairs.mean, "i2t": pairs.i2t, "t2i": pairs.t2i.T}
+    folded = {"similarity": asked.mean, "i2t": asked.i2t, "t2i": asked.t2i.T}
     errors = {name: case.error(name, ours) for name, ours in logits.items()}
+    errors |= {f"{name}_folded": case.error(name, ours) for name, ours in folded.items()}
     errors |= {
         "image_global": case.error("image_global", image[:, 0]),
         "text_global": case.error("text_global", text.sentence),
         "attention": case.error("attention_t2i_last_slice", attention[-1][..., :12]),
     }
     absolute = {f"{name}_absolute": case.distance(name, ours) for name, ours in logits.items()}
+    absolute |= {f"{name}_folded_absolute": case.distance(name, ours) for name, ours in folded.items()}
     report(record_property, **errors, **absolute)
     assert attention.shape[-1] == 98
     assert max(errors.values()) <= 1e-4

@@ -23,7 +23,6 @@ from wordsight.models.carzero.model import PairLogits
 from wordsight.models.carzero.scoring import (
     by_finding,
     character_lengths,
-    chunks,
     fusion_logits,
     fusion_logits_and_maps,
     global_similarity,
@@ -208,7 +207,6 @@ def test_chunks_of_texts_change_nothing(text_input: TextInput) -> None:
     logits, maps = fusion_logits_and_maps(network, image, text, chunk=3)
     torch.testing.assert_close(logits, whole, atol=1e-5, rtol=0)
     assert maps.shape == (2, 4, GRID, GRID)
-    assert [len(part) for part in chunks(text, 3)] == [3, 1]
 
 
 def test_global_similarity_is_a_cosine(text_input: TextInput) -> None:

@@ -21,7 +21,7 @@ TEXTS = [
     *sorted((ROOT / "src").rglob("*.j2")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "scripts").rglob("*.py")),
-    *sorted((ROOT / "benchmarks").iterdir()),
+    *sorted(path for path in (ROOT / "benchmarks").iterdir() if path.is_file()),
     *(
         ROOT / name
         for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml", ".ci/run")

@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, get_type_hints
 import jsonargparse
 
 Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionChoice = Literal["fp32", "bf16", "fp16", "auto"]
 BACKBONE = "file of the CLIP where it is not where training found it"
 
 
@@ -81,9 +82,9 @@ def add_looking(parser: CommandParser, weights: str = BACKBONE) -> None:
     parser.add_argument("--batch", type=int, default=8, help="images at a time")
     parser.add_argument(
         "--precision",
-        type=Precision | None,
+        type=PrecisionChoice | None,
         default=None,
-        help="of computations; fp16 needs CUDA; null: as the run was trained, CARZero: fp32",
+        help="of computations; auto: the fastest here; fp16 needs CUDA; null: as the run was trained, CARZero: fp32",
     )
     add_running(parser)
 

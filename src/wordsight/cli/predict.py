@@ -39,6 +39,12 @@ def parser() -> CommandParser:
     p.add_argument("--top", type=int | None, default=3, help="PNG files per image, highest scores first; null: all")
     add_switch(p, "--all-frames", "every frame or slice of files that hold several, not the first alone", default=False)
     add_switch(p, "--overwrite", "drop predictions that the output folder holds", default=False)
+    p.add_argument(
+        "--workers",
+        type=int | None,
+        default=None,
+        help="processes that read the next images meanwhile; 0: none; null: 2, or 1 on one core",
+    )
     add_looking(p, WEIGHTS)
     return p
 
@@ -124,6 +130,7 @@ def main(argv: Sequence[str]) -> int:
         top=args.top,
         all_frames=args.all_frames,
         eval_batch=args.batch,
+        workers=args.workers,
         overwrite=args.overwrite,
     )
     study = predict_study(wanted)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wordsight.errors import PromptError, SettingsError, WeightsError
 from wordsight.study.folders import detector_folders
-from wordsight.study.options import AskOptions, PredictOptions
+from wordsight.study.options import AskOptions, EvaluateOptions, PredictOptions
 from wordsight.text.prompts import SHIPPED, prompt_set
 from wordsight.types import Image, Prediction, PromptSet
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wordsight.models.carzero.detector import CarZero
     from wordsight.models.carzero.settings import CarZeroSettings
     from wordsight.models.mla.detector import MlaLp
+    from wordsight.models.precision import Precision
 
 CARZERO, TINY = "carzero", "tiny"
 
@@ -43,11 +44,18 @@ def open_looker(options: PredictOptions) -> Looker:
     return _looker_of_run(options)
 
 
-def _device(options: PredictOptions) -> str:
-    """The device asked for. Raises SettingsError where it is not there or cannot compute in the precision."""
+def device_and_precision(options: PredictOptions | EvaluateOptions) -> tuple[str, Precision | None]:
+    """The device asked for, and the precision where one is; "auto" is the fastest one there that keeps the numbers.
+
+    Raises SettingsError where the device is not there or cannot compute in the precision.
+    """
+    from wordsight.models.precision import choose_precision
     from wordsight.train.engine import find_device
 
-    return str(find_device(options.device, options.precision or "fp32"))
+    if options.precision == "auto":
+        device = find_device(options.device)
+        return str(device), choose_precision(device)
+    return str(find_device(options.device, options.precision or "fp32")), options.precision
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------
@@ -64,7 +72,7 @@ def _looker_of_run(options: PredictOptions) -> Looker:
             f"{folder}: no such run folder, and no method that predicts without one ({CARZERO}). Train one with "
             "`wordsight train mla` or `wordsight train carzero`."
         )
-    device = _device(options)
+    device, precision = device_and_precision(options)
     if is_carzero_folder(folder):
         _refuse_own(options)
         return _looker_of_carzero(load(folder, weights=options.weights, device=device), options)
@@ -74,8 +82,7 @@ def _looker_of_run(options: PredictOptions) -> Looker:
         raise SettingsError(f"{options.model}: holds several detectors ({names}). Name the folder of one of them.")
     _refuse_questions(options)
     detector: MlaLp = load(folders[0], weights=options.weights, device=device)
-    precision = options.precision or detector.precision
-    return _looker_of_mla(replace(detector, batch_size=options.eval_batch, precision=precision))
+    return _looker_of_mla(replace(detector, batch_size=options.eval_batch, precision=precision or detector.precision))
 
 
 def _refuse_own(options: PredictOptions) -> None:
@@ -122,7 +129,7 @@ def _load_carzero(options: PredictOptions) -> CarZero:
 
     if options.weights == Path(TINY):
         _refuse_own(options)
-        return load("carzero", weights=TINY, device=_device(options))
+        return load("carzero", weights=TINY, device=device_and_precision(options)[0])
     files = (("--weights", options.weights), ("--text", options.ask.text))
     missing = [name for name, value in files if value is None]
     if missing or options.weights is None or options.ask.text is None:
@@ -143,7 +150,7 @@ def _load_carzero(options: PredictOptions) -> CarZero:
     network = load_network(options.weights, settings, bert=text_shape(folder))
     if corrected:
         network.settings = network.settings.corrected()
-    return CarZero.from_network(network, folder, device=_device(options))
+    return CarZero.from_network(network, folder, device=device_and_precision(options)[0])
 
 
 def carzero_settings(source: str) -> CarZeroSettings:
@@ -174,7 +181,7 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
     ask = options.ask
     prompts = _wanted_prompts(ask)
     cache = PromptCache((ask.cache or cache_folder()) / "prompts")
-    detector = replace(detector, precision=options.precision or detector.precision)
+    detector = replace(detector, precision=device_and_precision(options)[1] or detector.precision)
     bound = replace(
         detector.with_prompts(prompts, cache=cache),
         scores=ask.scores,

@@ -11,6 +11,7 @@ from wordsight.data import benchmark_records, canonical_name, records_from
 from wordsight.data.benchmark import set_names
 from wordsight.errors import DataError, SettingsError
 from wordsight.files import file_hash
+from wordsight.study.detectors import device_and_precision
 from wordsight.study.folders import detector_folders, protocol_of, read_run
 from wordsight.study.options import EvaluateOptions, Study
 from wordsight.types import Record
@@ -85,13 +86,12 @@ def _measured(
     """The evaluation of one run, and what to know about it."""
     from wordsight.evaluate import evaluate
     from wordsight.models.mla.detector import MlaLp
-    from wordsight.train.engine import find_device
 
     stored = read_run(folder)
     run = None if stored is None else stored["run"]
-    device = find_device(options.device, options.precision or "fp32")
+    device, precision = device_and_precision(options)
     detector = MlaLp.load(folder, weights=options.weights, device=device)
-    detector = replace(detector, precision=options.precision or detector.precision, batch_size=options.eval_batch)
+    detector = replace(detector, precision=precision or detector.precision, batch_size=options.eval_batch)
     kept, note = _unused(records, run, folder)
     transductive = options.transductive
     if transductive is None:

@@ -14,7 +14,7 @@ from wordsight.train.settings import MlaTraining
 
 if TYPE_CHECKING:
     from wordsight.evaluate import Evaluation
-    from wordsight.models.precision import Precision
+    from wordsight.models.precision import PrecisionChoice
 
 Split = Literal["train", "valid", "test"]
 
@@ -109,7 +109,7 @@ class EvaluateOptions:
     out: Path | None = None
     weights: Path | None = None
     device: str = "auto"
-    precision: Precision | None = None
+    precision: PrecisionChoice | None = None
     transductive: bool | None = None
     bootstrap: int = 1000
     heatmaps: int | None = None
@@ -125,7 +125,8 @@ class PredictOptions:
     training found it. ask: what CARZero is asked; a run of MLA-LP or MVFA takes nothing. maps: whether there are maps
     at all; heatmaps: write them on each image's own grid, for `top` highest-scored findings per image, None for all.
     all_frames: every frame of multi-frame files, not the first. overwrite: drop what lies in the output folder.
-    device, eval_batch: as in EvaluateOptions. precision: None as the run was trained, for CARZero fp32.
+    device, eval_batch: as in EvaluateOptions. precision: None as the run was trained, for CARZero fp32. workers:
+    processes that read the next images meanwhile, None for one or two of them, 0 for none; see `read_records`.
     Raises SettingsError for values out of range.
     """
 
@@ -135,12 +136,13 @@ class PredictOptions:
     weights: Path | None = None
     ask: AskOptions = field(default_factory=lambda: AskOptions())
     device: str = "auto"
-    precision: Precision | None = None
+    precision: PrecisionChoice | None = None
     maps: bool = True
     heatmaps: bool = True
     top: int | None = 3
     all_frames: bool = False
     eval_batch: int = 8
+    workers: int | None = 0
     overwrite: bool = False
 
     def __post_init__(self) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordsight.data import records_from
+from wordsight.data.reading import read_records, reading_workers
 from wordsight.errors import DataError, ImageError, SettingsError
 from wordsight.progress import progress
 from wordsight.study.detectors import Looker, open_looker
@@ -33,7 +35,7 @@ def predict_study(options: PredictOptions) -> Study:
     """
     from wordsight.report.predictions import Drawing, prediction_folder
 
-    out = options.folder
+    out, workers = options.folder, reading_workers(options.workers)
     records = _keyed(records_from(options.source, frames="all" if options.all_frames else "first"))
     looker = open_looker(options)
     run = _run(looker, options)
@@ -46,7 +48,7 @@ def predict_study(options: PredictOptions) -> Study:
         missing = [item for item in records.items() if not writer.has(item[0])]
         before = len(records) - len(missing)
         notes = [f"{before} of {len(records)} images were done before"] if before else []
-        _predict(looker, missing, writer, maps=options.maps)
+        _predict(looker, missing, writer, maps=options.maps, workers=workers)
         failures = [f"{path}: {message.removeprefix(f'{path}: ')}" for path, message in writer.failures(records)]
         if not writer.predicted:
             raise DataError(f"none of {len(records)} images could be read; the first: {failures[0]}")
@@ -111,25 +113,30 @@ def _is_finished(out: Path, keys: list[str]) -> bool:
     return finished is not None and whole and finished.get("images") == digest(keys)
 
 
-def _predict(looker: Looker, missing: list[Keyed], writer: PredictionWriter, *, maps: bool) -> None:
-    """Write predictions in the order of the records; what cannot be read or prepared is noted."""
-    with progress("Predictions", len(missing)) as bar:
+def _predict(looker: Looker, missing: list[Keyed], writer: PredictionWriter, *, maps: bool, workers: int) -> None:
+    """Write predictions in the order of the records; what cannot be read or prepared is noted.
+
+    The next batch is read by other processes while the network looks at this one.
+    """
+    images = read_records([record for _, record in missing], workers=workers, ahead=looker.batch)
+    with progress("Predictions", len(missing)) as bar, closing(images):
         for start in range(0, len(missing), looker.batch):
             part = missing[start : start + looker.batch]
-            readable = list(_readable(part, writer))
+            readable = list(_readable(part, images, writer))
             for (key, record), image, prediction in _looked(looker, readable, writer):
                 writer.add(key, (record, image, prediction if maps else replace(prediction, maps=None)))
             bar.advance(len(part))
 
 
-def _readable(part: list[Keyed], writer: PredictionWriter) -> Iterator[tuple[Keyed, Image]]:
-    from wordsight.imaging import read_image
-
-    for key, record in part:
-        try:
-            yield (key, record), read_image(record.path, frame=record.frame)
-        except (ImageError, OSError) as error:
-            writer.fail(key, str(record.path), str(error))
+def _readable(
+    part: list[Keyed], images: Iterator[Image | str], writer: PredictionWriter
+) -> Iterator[tuple[Keyed, Image]]:
+    """Records of a batch with the next images; what could not be read is noted."""
+    for (key, record), image in zip(part, images, strict=False):  # the images of later batches stay where they are
+        if isinstance(image, str):
+            writer.fail(key, str(record.path), image)
+        else:
+            yield (key, record), image
 
 
 def _looked(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wordsight.errors import PromptError, PromptWarning, SettingsError
 from wordsight.imaging import CARZERO_INPUT, InputSpec, prepare
+from wordsight.models.carzero.asking import AskedTexts
 from wordsight.models.carzero.grounding import Enlarge, enlarge
 from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.prompt_cache import PromptCache, text_key
@@ -29,7 +30,7 @@ from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.text_encoder import TextFeatures
 from wordsight.models.carzero.text_input import TextInput, Tokens, clean, find_text_folder
 from wordsight.models.carzero.weights import load_network, state_of, text_shape, write_safetensors
-from wordsight.models.precision import Precision, autocast
+from wordsight.models.precision import Precision, PrecisionChoice, autocast, resolve_precision
 from wordsight.models.tensor_files import hash_tensors
 from wordsight.types import Float32, Geometry, Heatmap, Image, Prediction, PromptSet, ScoreKind
 
@@ -61,7 +62,8 @@ class ImageFeatures:
 class PromptFeatures:
     """Encoded sentences of a prompt set, those that state findings before those that deny them.
 
-    raw: the sentences; positive: how many of them state findings. owner: (T,) int64 finding of each sentence.
+    raw: the sentences; positive: how many of them state findings. owner: (T,) int64 finding of each sentence. asked:
+    the same texts for the fusion module, which computes its part of them once for all images.
     """
 
     prompts: PromptSet
@@ -69,6 +71,7 @@ class PromptFeatures:
     positive: int
     text: TextFeatures
     owner: Tensor
+    asked: AskedTexts
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +118,16 @@ class CarZero:
         text: str | Path,
         *,
         device: str | torch.device = "cpu",
-        precision: Precision = "fp32",
+        precision: PrecisionChoice = "fp32",
     ) -> CarZero:
-        """A detector around a network (in eval mode, moved to the device); text: see `TextInput`."""
+        """A detector around a network (in eval mode, moved to the device); text: see `TextInput`.
+
+        precision: of computations, "auto" for the fastest that the device has (`choose_precision`).
+        """
         text_input = TextInput(text, network.settings)
         digest = hash_tensors(state_of(network))[:16]
-        return cls(network.eval().to(device), text_input, digest, precision=precision)
+        precise = resolve_precision(precision, device)
+        return cls(network.eval().to(device), text_input, digest, precision=precise)
 
     @classmethod
     def from_published(
@@ -130,7 +137,7 @@ class CarZero:
         text: str | Path,
         settings: CarZeroSettings | None = None,
         device: str | torch.device = "cpu",
-        precision: Precision = "fp32",
+        precision: PrecisionChoice = "fp32",
     ) -> CarZero:
         """Weights of a published checkpoint (CARZero_best_model.ckpt) or of our safetensors.
 
@@ -221,7 +228,8 @@ class CarZero:
         else:
             key = text_key(tokens, self.weights_hash, self.settings, f"{self.precision} {self.device.type}")
             text = cache.get(key, lambda: self._encode_tokens(tokens)).to(self.device)
-        return PromptFeatures(prompts, raw, sum(map(len, prompts.positive)), text, owner)
+        asked = AskedTexts(self.network, text)
+        return PromptFeatures(prompts, raw, sum(map(len, prompts.positive)), text, owner, asked)
 
     def _warn_of_cuts(self, sentences: Sequence[str]) -> None:
         """One warning for each sentence that is longer than the network's text length."""
@@ -237,10 +245,11 @@ class CarZero:
                 )
 
     def _encode_tokens(self, tokens: Tokens) -> TextFeatures:
-        """Tokens to features, 64 texts at a time."""
+        """Tokens to features, 64 texts of like length at a time, since each batch is as long as its longest."""
+        order = tokens.mask.sum(1).argsort(stable=True)
         with autocast(self.device, self.precision):
-            starts = range(0, len(tokens), 64)
-            return TextFeatures.joined([self.network.encode_texts(tokens[i : i + 64].to(self.device)) for i in starts])
+            parts = [self.network.encode_texts(tokens[rows].to(self.device)) for rows in torch.split(order, 64)]
+        return TextFeatures.joined(parts)[order.argsort().to(self.device)]
 
     def _bound(self, prompts: PromptSet | PromptFeatures | None) -> PromptFeatures:
         """Given prompts, or the bound ones."""
@@ -299,12 +308,13 @@ class CarZero:
 
     def _compare(self, image: Tensor, asked: PromptFeatures, maps: bool) -> tuple[Tensor, Tensor | None]:
         """Every sentence against every image: (B, T), and with `maps` (B, T, g, g)."""
-        if not maps:
-            return similarity(self.network, image, asked.text, asked.raw, self.similarity), None
-        logits, attention = fusion_logits_and_maps(self.network, image, asked.text)
+        other = None
         if self.similarity != "fusion":
-            logits = similarity(self.network, image, asked.text, asked.raw, self.similarity)
-        return logits, attention
+            other = similarity(self.network, image, asked.text, asked.raw, self.similarity)
+        if not maps:
+            return (asked.asked.compare(image)[0].mean if other is None else other), None
+        logits, attention = fusion_logits_and_maps(self.network, image, asked.asked)
+        return (logits if other is None else other), attention
 
     def _per_finding(self, sentences: Tensor, asked: PromptFeatures) -> Tensor:
         """(B, T) -> (B, F)."""

@@ -81,8 +81,12 @@ class DecoderLayer(nn.Module):
         queries = queries.expand(len(keys), -1, -1, -1)  # (M, H, Q, d)
         read, attention = self._attend(queries, keys, values, bias, maps)
         x = x + self.dropout(self.multihead_attn.out_proj(read.transpose(1, 2).flatten(2)))
-        x = x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
-        return x, attention
+        return x + self.dropout(self.feed_forward(x)), attention
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D), what is added to x."""
+        out: Tensor = self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x)), inplace=True)))
+        return out
 
     def _attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, maps: bool
@@ -134,16 +138,21 @@ class SimilarityFusion(nn.Module):
         Zero vectors are not masked: the norm turns each into the same vector, which is attended to. They are one key
         whose weight is multiplied by their number; in training, where dropout tells them apart, they are spelled out.
         """
+        normed, bias = self.norm_memory(tokens, padding)
+        keys, values = zip(*(layer.remember(normed) for layer in self.decoder), strict=True)
+        return Memory(keys, values, bias, 0 if bias is None else padding)
+
+    def norm_memory(self, tokens: Tensor, padding: int = 0) -> tuple[Tensor, Tensor | None]:
+        """What every layer looks at, (M, n', D), and the (n',) bias of `Memory`."""
         if padding:
             rows = padding if self.training else 1
             tokens = F.pad(tokens, (0, 0, 0, rows))
         normed = self.decoder_norm(tokens)
-        keys, values = zip(*(layer.remember(normed) for layer in self.decoder), strict=True)
         if not padding or self.training:
-            return Memory(keys, values, None, 0)
+            return normed, None
         bias = torch.zeros(tokens.shape[1], device=tokens.device)
         bias[-1] = math.log(padding)
-        return Memory(keys, values, bias, padding)
+        return normed, bias
 
     def decode(self, memory: Memory, queries: Tensor, *, maps: bool = False) -> tuple[Tensor, Tensor | None]:
         """What Q queries (Q, D) read in M memories, (M, Q, D); with `maps` the attention (layers, M, Q, positions)."""
@@ -157,15 +166,20 @@ class SimilarityFusion(nn.Module):
 
     def compare(self, memory: Memory, queries: Tensor) -> Tensor:
         """Logits (M, Q) of queries (Q, D); neither a sigmoid nor a temperature follows."""
-        return self._logits(self.decode(memory, queries)[0])
+        return self.head(self.decode(memory, queries)[0])
 
     def compare_with_maps(self, memory: Memory, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (M, Q) and the attention of every layer (layers, M, Q, positions), mean of the heads."""
         x, attention = self.decode(memory, queries, maps=True)
         assert attention is not None
-        return self._logits(x), attention
+        return self.head(x), attention
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
+        """What the last layer leaves, (..., D) -> logits (...)."""
+        return self.head(self.decoder_norm(x))
+
+    def head(self, x: Tensor) -> Tensor:
+        """What `decode` returns, (..., D) -> logits (...)."""
         logits: Tensor = self.mlp_head(self.dropout(x))
         return logits.squeeze(-1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wordsight.errors import PromptError, SettingsError
+from wordsight.models.carzero.asking import AskedTexts
 from wordsight.models.carzero.grounding import attention_maps
-from wordsight.models.carzero.model import CarZeroNetwork, PairLogits
+from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.text_encoder import TextFeatures
 from wordsight.types import Combination
 
@@ -25,32 +26,19 @@ _SHARPNESS, _SCALE = 4.0, 5.0
 def fusion_logits(network: CarZeroNetwork, image: Tensor, text: TextFeatures, *, chunk: int = 256) -> Tensor:
     """The published score, mean of both directions: images (B, 1 + P, D) and T texts -> (B, T) logits.
 
-    chunk: texts at a time, which bounds the memory; keys and values of the images are computed once for all.
+    chunk: texts at a time, which bounds the memory. For many batches of images, `AskedTexts` does the texts' part once.
     """
-    memory, fusion = network.image_memory(image), network.fusion_module
-    parts = []
-    for part in chunks(text, chunk):
-        i2t = fusion.compare(memory, part.sentence)
-        parts.append(PairLogits(i2t, fusion.compare(network.text_memory(part), image[:, 0])).mean)
-    return torch.cat(parts, dim=1)
+    return AskedTexts(network, text).compare(image, chunk=chunk)[0].mean
 
 
 def fusion_logits_and_maps(
-    network: CarZeroNetwork, image: Tensor, text: TextFeatures, *, chunk: int = 256
+    network: CarZeroNetwork, image: Tensor, text: TextFeatures | AskedTexts, *, chunk: int = 256
 ) -> tuple[Tensor, Tensor]:
     """The same logits, and where each sentence looked in each image: (B, T) and (B, T, g, g)."""
-    memory, fusion = network.image_memory(image), network.fusion_module
-    parts, maps = [], []
-    for part in chunks(text, chunk):
-        i2t, attention = fusion.compare_with_maps(memory, part.sentence)
-        parts.append(PairLogits(i2t, fusion.compare(network.text_memory(part), image[:, 0])).mean)
-        maps.append(attention_maps(attention, network.settings))
-    return torch.cat(parts, dim=1), torch.cat(maps, dim=1)
-
-
-def chunks(text: TextFeatures, size: int) -> Iterator[TextFeatures]:
-    """Consecutive texts, at most `size` at a time."""
-    return (text[start : start + size] for start in range(0, len(text), size))
+    asked = text if isinstance(text, AskedTexts) else AskedTexts(network, text)
+    pairs, attention = asked.compare(image, maps=True, chunk=chunk)
+    assert attention is not None
+    return pairs.mean, attention_maps(attention, network.settings)
 
 
 def global_similarity(image: Tensor, text: TextFeatures) -> Tensor:

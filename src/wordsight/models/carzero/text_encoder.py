@@ -32,7 +32,7 @@ class TextFeatures:
     def __len__(self) -> int:
         return int(self.sentence.shape[0])
 
-    def __getitem__(self, rows: slice) -> TextFeatures:
+    def __getitem__(self, rows: slice | Tensor) -> TextFeatures:
         return TextFeatures(self.sentence[rows], self.words[rows], self.count[rows], self.length)
 
     def to(self, device: torch.device | str) -> TextFeatures:

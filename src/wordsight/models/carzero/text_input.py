@@ -78,7 +78,7 @@ class Tokens:
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 
-    def __getitem__(self, rows: slice) -> Tokens:
+    def __getitem__(self, rows: slice | Tensor) -> Tokens:
         return Tokens(self.ids[rows], self.mask[rows], self.word[rows], self.words[rows])
 
     def to(self, device: torch.device | str) -> Tokens:

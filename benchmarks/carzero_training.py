@@ -1,0 +1,154 @@
+"""Training steps of CARZero: the pair matrix in blocks that are computed again, against all pairs at once.
+
+    python benchmarks/carzero_training.py --device cuda [--batches 64 128 256] [--precision bf16] [--json numbers.json]
+    python benchmarks/carzero_training.py --quick
+
+ViT-B/16, BERT-base and fusion in full size with weights filled by rule (--quick: small, on any machine), random images
+and captions, dropout off so that both ways have one gradient. Per batch: seconds of a step (forward, backward, Adam),
+images per second, peak memory (CUDA: what torch allocated; CPU: highest resident memory of a process of its own), and
+the error of the loss and of all gradients in fp32 against all pairs at once, where those fit into the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from carzero_rule import made_up_prompts, prepared_images, rule_network
+from suite import machine, resident_peak, suite_parser, timed
+from torch import Tensor
+
+from wordsight.files import write_json
+from wordsight.models.carzero.loss import pair_loss
+from wordsight.models.carzero.model import CarZeroNetwork
+from wordsight.models.carzero.pairs import PAIRS, pair_logits
+from wordsight.models.precision import Precision, autocast
+
+WAYS = {"blocks": PAIRS, "at once": None}
+
+
+def no_dropout(network: CarZeroNetwork) -> CarZeroNetwork:
+    """In training mode, nothing left to chance."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for layer in network.fusion_module.decoder:
+        layer.multihead_attn.dropout = 0.0
+    network.text_encoder.model.config.attention_probs_dropout_prob = 0.0
+    return network.train()
+
+
+def loss_of(network: CarZeroNetwork, count: int, pairs: int | None, precision: Precision) -> Tensor:
+    """The published loss of one batch."""
+    device = next(network.parameters()).device
+    images = prepared_images(count, network.settings).to(device)
+    tokens = made_up_prompts(count, network.settings).to(device)
+    with autocast(device, precision):
+        image, text = network.encode_images(images), network.encode_texts(tokens)
+        logits = pair_logits(network, image, text, pairs=pairs)
+    return pair_loss(type(logits)(logits.i2t.float(), logits.t2i.float()))
+
+
+def gradient(network: CarZeroNetwork, count: int, pairs: int | None) -> tuple[float, Tensor]:
+    """Loss and all gradients in fp32, as one vector on the CPU."""
+    network.zero_grad(set_to_none=True)
+    loss = loss_of(network, count, pairs, "fp32")
+    loss.backward()  # type: ignore[no-untyped-call]
+    found = [p.grad.flatten().cpu() for p in network.parameters() if p.grad is not None]
+    network.zero_grad(set_to_none=True)
+    return float(loss.detach()), torch.cat(found)
+
+
+def measure(options: argparse.Namespace, count: int, way: str) -> dict[str, object]:
+    """One batch size, one way, in this process."""
+    device = torch.device(options.device)
+    torch.set_num_threads(options.threads)
+    network = no_dropout(rule_network(options.quick).to(device))
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    adam = torch.optim.Adam(trained, lr=5e-5, betas=(0.5, 0.999))
+
+    def step() -> None:
+        adam.zero_grad(set_to_none=True)
+        loss_of(network, count, WAYS[way], options.precision).backward()  # type: ignore[no-untyped-call]
+        adam.step()
+
+    try:
+        step()
+        seconds = [timed(step, device) for _ in range(options.repeats)]
+    except torch.cuda.OutOfMemoryError:
+        return {"batch": count, "way": way, "fits": False}
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else resident_peak()
+    return {"batch": count, "way": way, "fits": True, "seconds": sorted(seconds)[len(seconds) // 2], "mib": peak}
+
+
+def agreement(options: argparse.Namespace, count: int) -> dict[str, object]:
+    """Relative errors of loss and gradient of the blocks, in fp32; None where all pairs at once do not fit."""
+    device = torch.device(options.device)
+    torch.set_num_threads(options.threads)
+    network = no_dropout(rule_network(options.quick).to(device))
+    block = 16 if options.quick else PAIRS
+    try:
+        (loss, ours), (whole, theirs) = (gradient(network, count, pairs) for pairs in (block, None))
+    except torch.cuda.OutOfMemoryError:
+        return {"batch": count, "loss": None, "gradient": None}
+    return {
+        "batch": count,
+        "loss": abs(loss - whole) / abs(whole),
+        "gradient": float((ours - theirs).norm() / theirs.norm()),
+    }
+
+
+def in_fresh_process(count: int, what: str) -> dict[str, object]:
+    """`measure` or `agreement` in a new process with the same options."""
+    command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--one", str(count), what]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def row(found: dict[str, object], same: dict[str, object]) -> str:
+    """A line of the table."""
+    head = f"| {found['batch']} | {found['way']} |"
+    if not found["fits"]:
+        return f"{head} out of memory | | | | |"
+    seconds, count = float(str(found["seconds"])), int(str(found["batch"]))
+    errors = ("", "")
+    if found["way"] == "blocks":
+        errors = tuple("not run" if same[k] is None else f"{same[k]:.0e}" for k in ("loss", "gradient"))  # type: ignore[assignment]
+    return (
+        f"{head} {seconds:.3f} | {count / seconds:.1f} | {float(str(found['mib'])):.0f} | {errors[0]} | {errors[1]} |"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = suite_parser(__doc__, repeats=3)
+    parser.add_argument("--batches", type=int, nargs="+")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        count, what = int(options.one[0]), options.one[1]
+        print(json.dumps(agreement(options, count) if what == "agreement" else measure(options, count, what)))
+        return
+    batches = options.batches or ([8, 16] if options.quick else [64, 128, 256])
+    print(f"| batch, {options.precision} | pairs | s per step | images/s | peak MiB | loss error | gradient error |")
+    print("|---|---|---|---|---|---|---|")
+    rows = []
+    for count in batches:
+        same = in_fresh_process(count, "agreement")
+        for way in WAYS:
+            rows.append({**in_fresh_process(count, way), "agreement": same})
+            print(row(rows[-1], same), flush=True)
+    if options.device != "cuda":
+        print("\nGPU: not run")
+    if options.json:
+        write_json(options.json, {"machine": machine(torch.device(options.device)), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

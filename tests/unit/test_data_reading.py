@@ -1,0 +1,158 @@
+"""Reading ahead: the same images in the same order as reading one by one, messages for what cannot be read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from wordsight.data import reading
+from wordsight.data.reading import read_records, reading_workers
+from wordsight.errors import DataError, SettingsError
+from wordsight.types import Image, Record
+
+
+def files(folder: Path, count: int) -> list[Record]:
+    """PNG files of which every fifth is damaged, and one that is not there."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(count):
+        path = folder / f"{number}.png"
+        Pillow.fromarray(rng.integers(0, 256, (20 + number, 30), dtype=np.uint8)).save(path)
+        if number % 5 == 4:
+            path.write_bytes(path.read_bytes()[:50])
+        found.append(Record(path, label=None))
+    return [*found, Record(folder / "missing.png", label=None)]
+
+
+def same(ours: Image | str, theirs: Image | str) -> bool:
+    if isinstance(ours, str) or isinstance(theirs, str):
+        return ours == theirs
+    return np.array_equal(ours.pixels, theirs.pixels) and ours.source == theirs.source and ours.bits == theirs.bits
+
+
+def test_processes_give_what_one_gives_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = files(tmp_path, 12)
+    alone = list(read_records(records))
+    assert [isinstance(found, str) for found in alone] == [n % 5 == 4 or n == 12 for n in range(13)]
+    assert "4.png" in str(alone[4])
+    monkeypatch.setattr(reading, "INLINE", 1)
+    together = list(read_records(records, workers=2, ahead=3))
+    assert len(together) == 13
+    assert all(same(a, b) for a, b in zip(together, alone, strict=True))
+
+
+class Pool:
+    """A pool that works at once and knows how many results wait."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.given = 0
+        self.closed = False
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        from concurrent.futures import Future
+
+        self.given += 1
+        future: Future[Any] = Future()
+        future.set_result(work(*arguments))
+        return future
+
+    def shutdown(self, **_: object) -> None:
+        self.closed = True
+
+
+def test_what_waits_is_bounded_and_closing_stops_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool()
+    monkeypatch.setattr(reading, "INLINE", 1)
+    monkeypatch.setattr(reading, "ProcessPoolExecutor", lambda *_, **__: pool)
+    found = read_records(files(tmp_path, 12), workers=2, ahead=4)
+    for taken in range(1, 6):
+        next(found)
+        assert pool.given - taken <= 4
+    found.close()
+    assert pool.closed
+    assert pool.given < 13
+
+
+def test_few_files_start_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a pool was started")
+
+    monkeypatch.setattr(reading, "ProcessPoolExecutor", refuse)
+    assert len(list(read_records(files(tmp_path, 5), workers=2))) == 6
+
+
+def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures.process import BrokenProcessPool
+
+    class Dying(Pool):
+        def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
+            raise BrokenProcessPool("gone")
+
+    monkeypatch.setattr(reading, "INLINE", 1)
+    monkeypatch.setattr(reading, "ProcessPoolExecutor", Dying)
+    with pytest.raises(DataError, match=r"a process that reads images ended early\. Read in one process"):
+        list(read_records(files(tmp_path, 3), workers=1))
+
+
+SCRIPT = """
+import multiprocessing, sys
+from pathlib import Path
+from wordsight.data import reading
+from wordsight.types import Record
+
+if __name__ == "__main__":
+    reading.INLINE = 1
+    records = [Record(path) for path in sorted(Path(sys.argv[1]).glob("*.png"))]
+    images = reading.read_records(records, workers=1, ahead=2)
+    next(images)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and no mere entry of a dead one."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks at /proc")
+def test_readers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    files(tmp_path, 8)
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    source = str(Path(reading.__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": source},
+    ) as parent:
+        assert parent.stdout is not None
+        reader = int(parent.stdout.readline())
+        assert runs(reader)
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while runs(reader) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not runs(reader)
+
+
+def test_workers_are_few_unless_given() -> None:
+    assert 1 <= reading_workers(None) <= 2
+    assert reading_workers(0) == 0
+    assert reading_workers(7) == 7
+    with pytest.raises(SettingsError, match="workers: expected 0 processes or more, got -1"):
+        reading_workers(-1)
