@@ -196,8 +196,7 @@ class ReportData(Dataset[Tensor | WordsightError]):
 
     def drawn(self, epoch: int, row: int) -> list[Caption]:
         """Captions of an image in an epoch."""
-        captions = self.rows[row].report.captions
-        return draw(captions, self.training, self.settings, self._rng(_CAPTIONS, epoch, row))
+        return draw(self.rows[row].report, self.training, self.settings, self._rng(_CAPTIONS, epoch, row))
 
     def captions(self, epoch: int, rows: Sequence[int]) -> CaptionBatch:
         """Captions of the images of a batch."""
