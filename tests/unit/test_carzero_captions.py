@@ -21,6 +21,7 @@ from wordsight.imaging import prepare, read_image
 from wordsight.models.carzero.detector import input_spec
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.text.alignment import Statement, Status
+from wordsight.text.places import sides_of
 from wordsight.text.sentences import report_sentences
 from wordsight.train.carzero import normalised
 from wordsight.train.carzero_augment import affine, augment, centre
@@ -34,7 +35,7 @@ from wordsight.train.carzero_captions import (
     report_captions,
 )
 from wordsight.train.carzero_data import ReportData, report_sets, share
-from wordsight.train.carzero_relation import Relation, compare, sides
+from wordsight.train.carzero_relation import Relation, compare
 from wordsight.train.carzero_settings import CarZeroTraining
 
 PLAIN = SETTINGS.corrected()
@@ -193,7 +194,7 @@ def test_a_relation_is_what_all_possible_patients_have_in_common(asked: Statemen
         assert all(holds(asked, world) for world in worlds)
     if found is Relation.WRONG and asked.status is A and worlds:
         assert not any(holds(asked, world) for world in worlds)
-    named = frozenset().union(*(sides(s.place) for s in said if s.status is P))
+    named = frozenset().union(*(sides_of(s.place) for s in said if s.status is P))
     if any(s.status is P for s in said) and None not in [s.place for s in said if s.status is P]:
         worlds = [w for w in worlds if w == ("left" in named, "right" in named)]
     if found is Relation.WRONG:

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 from wordsight.text.alignment import Statement, Status
+from wordsight.text.places import sides_of
 
 _BOTH = frozenset({"left", "right"})
-_SIDES = {"left": frozenset({"left"}), "right": frozenset({"right"}), "both": _BOTH}
 _EVERYWHERE = ("lung", "both lungs")  # "no mass in the lungs" denies a mass
 
 
@@ -64,22 +64,22 @@ def _found(place: str | None, places: Sequence[str | None]) -> Relation:
         return Relation.WRONG
     if place is None or place in places:
         return Relation.RIGHT
-    asked, known = sides(place), _united(places)
+    asked, known = sides_of(place), _united(places)
     if asked and asked <= known and _is_side(place):
         return Relation.RIGHT
-    other_side = asked and not asked <= known and all(sides(q) for q in places)
+    other_side = asked and not asked <= known and all(sides_of(q) for q in places)
     return Relation.WRONG if other_side else Relation.UNKNOWN
 
 
 def _holds(place: str | None, other: str | None) -> bool:
     """Whether what lies at `other` certainly lies at `place`, or in a part of it."""
-    return place is None or place == other or (_is_side(place) and bool(sides(place) & sides(other)))
+    return place is None or place == other or (_is_side(place) and bool(sides_of(place) & sides_of(other)))
 
 
 def _covered(place: str | None, denied: Iterable[str | None]) -> bool:
     """Whether places that are free of a finding make up all of `place`."""
     free = [q for q in denied if q is not None]
-    asked = _BOTH if place is None else sides(place)
+    asked = _BOTH if place is None else sides_of(place)
     return place in free or (bool(asked) and asked <= _united(q for q in free if _is_side(q)))
 
 
@@ -87,17 +87,11 @@ def _touched(place: str | None, denied: Sequence[str | None]) -> bool:
     """Whether places that are free of a finding leave no room for it at `place`, at one of its two sides or at both."""
     if None in denied or _covered(place, denied):
         return True
-    return place is not None and bool(sides(place) & _united(q for q in denied if _is_side(q)))
-
-
-def sides(place: str | None) -> frozenset[str]:
-    """The sides that a place names, "both" as two; none for the middle and for no place."""
-    words = (place or "").split()
-    return next((_SIDES[word] for word in words if word in _SIDES), frozenset())
+    return place is not None and bool(sides_of(place) & _united(q for q in denied if _is_side(q)))
 
 
 def _united(places: Iterable[str | None]) -> frozenset[str]:
-    return frozenset().union(*(sides(place) for place in places))
+    return frozenset().union(*(sides_of(place) for place in places))
 
 
 def _is_side(place: str | None) -> bool:
