@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,20 +21,21 @@ from wordsight.imaging import prepare, read_image
 from wordsight.models.carzero.detector import input_spec
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.text.alignment import Statement, Status
+from wordsight.text.places import sides_of
 from wordsight.text.sentences import report_sentences
 from wordsight.train.carzero import normalised
 from wordsight.train.carzero_augment import affine, augment, centre
 from wordsight.train.carzero_captions import (
     Caption,
-    Relation,
+    ReportCaptions,
     aligned_caption,
-    compare,
     draw,
     match,
     opposite,
     report_captions,
 )
 from wordsight.train.carzero_data import ReportData, report_sets, share
+from wordsight.train.carzero_relation import Relation, compare
 from wordsight.train.carzero_settings import CarZeroTraining
 
 PLAIN = SETTINGS.corrected()
@@ -43,6 +45,7 @@ REPORT = (
     "IMPRESSION: Left effusion."
 )
 P, A, U = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
+SIDED = ("left side", "right side", "both sides")
 
 
 def test_published_captions_are_the_published_sentences() -> None:
@@ -126,6 +129,41 @@ def test_prepared_prompts_decide_what_is_wrong_for_an_image() -> None:
         (U, None, [(U, "left side")], Relation.RIGHT),
         (U, "right side", [(U, "left side")], Relation.WRONG),
         (A, None, [(P, None), (A, None)], Relation.WRONG),
+        # places of what is stated
+        (P, "both sides", [(P, "left side")], Relation.WRONG),
+        (P, "both sides", [(P, "left side"), (P, "right side")], Relation.RIGHT),
+        (P, "left side", [(P, "both sides")], Relation.RIGHT),
+        (P, "left side", [(P, "left lung base")], Relation.RIGHT),
+        (P, "right lung base", [(P, "both lung bases")], Relation.UNKNOWN),
+        (P, "right side", [(P, "left side"), (U, "right side")], Relation.UNKNOWN),
+        (U, "right side", [(P, "left side"), (U, "right side")], Relation.RIGHT),
+        (U, None, [(P, "left side"), (U, "right side")], Relation.UNKNOWN),
+        (P, None, [(P, "left side"), (A, "right side")], Relation.RIGHT),
+        (P, "right side", [(P, None), (A, "right side")], Relation.WRONG),
+        # places of what is denied
+        (A, "left side", [(P, "right side")], Relation.UNKNOWN),
+        (A, "left side", [(P, "right side"), (A, "left side")], Relation.RIGHT),
+        (A, "left side", [(P, "left lung base")], Relation.WRONG),
+        (A, "left side", [(P, "both sides")], Relation.WRONG),
+        (A, "left lung base", [(P, "left side")], Relation.UNKNOWN),
+        (A, "left side", [(P, None)], Relation.UNKNOWN),
+        (A, "left side", [(U, "left side")], Relation.UNKNOWN),
+        (A, None, [(A, "left side")], Relation.UNKNOWN),
+        (A, "right side", [(A, "left side")], Relation.UNKNOWN),
+        (A, "left lung base", [(A, "left side")], Relation.RIGHT),
+        (A, "left side", [(A, None)], Relation.RIGHT),
+        (A, "right side", [(P, "left side"), (A, None)], Relation.UNKNOWN),
+        (A, None, [(A, "left side"), (A, "right side")], Relation.RIGHT),
+        (A, "both sides", [(A, "left side"), (A, "right side")], Relation.RIGHT),
+        (A, None, [(A, "lung")], Relation.RIGHT),
+        (P, None, [(A, "lung")], Relation.WRONG),
+        (P, None, [(A, "left side")], Relation.UNKNOWN),
+        (P, "right side", [(A, "left side")], Relation.UNKNOWN),
+        (P, "left side", [(A, "left side")], Relation.WRONG),
+        (P, "both sides", [(A, "left side")], Relation.WRONG),
+        (P, "left lung base", [(A, "left side")], Relation.WRONG),
+        (P, "left side", [(A, "left lung base")], Relation.UNKNOWN),
+        (P, None, [(A, "left side"), (A, "right side")], Relation.WRONG),
     ],
 )
 def test_what_a_report_says_of_a_statement(
@@ -135,13 +173,71 @@ def test_what_a_report_says_of_a_statement(
     assert compare(Statement("effusion", status, place), known) is relation
 
 
+def holds(statement: Statement, world: tuple[bool, bool]) -> bool:
+    """Whether a certain statement is true where the left and the right side have the finding or not."""
+    there = {"left side": world[0], "right side": world[1], "both sides": all(world), None: any(world)}
+    if statement.status is P:
+        return there[statement.place]
+    return not (any(world) if statement.place in (None, "both sides") else there[statement.place])
+
+
+CERTAIN = st.builds(Statement, st.just("effusion"), st.sampled_from([P, A]), st.sampled_from([*SIDED, None]))
+
+
+@settings(deadline=None, max_examples=200)
+@given(CERTAIN, st.lists(CERTAIN, min_size=1, max_size=4))
+def test_a_relation_is_what_all_possible_patients_have_in_common(asked: Statement, said: list[Statement]) -> None:
+    """Right: true for all patients of whom the report is true. Wrong: true for none, nothing unnamed being there."""
+    worlds = [w for w in itertools.product([False, True], repeat=2) if all(holds(s, w) for s in said)]
+    found = compare(asked, said)
+    if found is Relation.RIGHT and worlds:
+        assert all(holds(asked, world) for world in worlds)
+    if found is Relation.WRONG and asked.status is A and worlds:
+        assert not any(holds(asked, world) for world in worlds)
+    named = frozenset().union(*(sides_of(s.place) for s in said if s.status is P))
+    if any(s.status is P for s in said) and None not in [s.place for s in said if s.status is P]:
+        worlds = [w for w in worlds if w == ("left" in named, "right" in named)]
+    if found is Relation.WRONG:
+        assert not any(holds(asked, world) for world in worlds)
+
+
+SEEDS = st.integers(0, 999)
+TOLD = ["left ", "right ", ""]
+SENTENCES = ("There is a small {}pleural effusion.", "No {}pleural effusion.", "Possible {}pleural effusion.")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(st.sampled_from(["left ", "right ", ""]), st.sampled_from(SENTENCES), min_size=1), st.integers(0)
+)
+def test_nothing_that_is_drawn_contradicts_its_own_report(told: dict[str, str], seed: int) -> None:
+    report = report_captions(" ".join(text.format(side) for side, text in told.items()), CORRECTED, PLAIN)
+    certain = [s for s in report.statements if s.status is not U]
+    worlds = [w for w in itertools.product([False, True], repeat=2) if all(holds(s, w) for s in certain)]
+    training = replace(CORRECTED, captions="aligned", drop_place=1.0)
+    rng = np.random.default_rng(seed)
+    for caption in draw(ReportCaptions(report.captions, report.statements), training, PLAIN, rng):
+        for statement in caption.statements:
+            if statement.status is not U:
+                assert all(holds(statement, world) for world in worlds), caption
+            if statement not in report.statements:
+                assert compare(statement, report.statements) is Relation.RIGHT
+
+
+def test_a_denial_of_one_side_is_no_denial_of_both() -> None:
+    report = report_captions("Small right pleural effusion. No left pleural effusion.", CORRECTED, PLAIN)
+    texts = {c.text for seed in range(40) for c in draw(report, CORRECTED, PLAIN, np.random.default_rng(seed))}
+    assert {"there is pleural effusion", "there is no pleural effusion of left side"} <= texts
+    assert "there is no pleural effusion" not in texts
+
+
 def test_opposites_deny_what_is_stated_and_state_what_is_denied() -> None:
     def other(status: Status) -> str | None:
         found = opposite(aligned_caption(Statement("mass", status, "left lung"), PLAIN), PLAIN)
         return None if found is None else found.text
 
     assert other(P) == "there is no mass"
-    assert other(A) == "there is mass"
+    assert other(A) == "there is mass of left lung"
     assert other(U) is None
     assert opposite(Caption("a mass", (Statement("mass", P),)), PLAIN) is None
 
@@ -198,7 +294,7 @@ def test_phantom_reports_are_right_about_their_own_findings() -> None:
 
 def test_a_batch_is_what_every_pair_is_by_itself() -> None:
     reports = [report_captions(draw_report_phantom(1_000_004, i, 96).report, CORRECTED, PLAIN) for i in range(12)]
-    drawn = [draw(r.captions, CORRECTED, PLAIN, np.random.default_rng(i)) for i, r in enumerate(reports)]
+    drawn = [draw(r, CORRECTED, PLAIN, np.random.default_rng(i)) for i, r in enumerate(reports)]
     found = match(reports, drawn, CORRECTED, PLAIN)
     column = {text: i for i, text in enumerate(found.texts)}
     known = {c.text: c for captions in drawn for c in captions}
@@ -214,17 +310,18 @@ def test_a_batch_is_what_every_pair_is_by_itself() -> None:
 
 
 def test_draws_are_uniform_and_lose_their_place_by_chance() -> None:
-    captions = report_captions(REPORT, CORRECTED, PLAIN).captions
+    report = report_captions(REPORT, CORRECTED, PLAIN)
+    captions = report.captions
     one = replace(CORRECTED, captions_per_image=1)
     counts: Counter[str] = Counter()
     for seed in range(2000):
-        (caption,) = draw(captions, one, PLAIN, np.random.default_rng(seed))
+        (caption,) = draw(report, one, PLAIN, np.random.default_rng(seed))
         counts[caption.text] += 1
     shares = {text: n / 2000 * len(captions) for text, n in counts.items()}
     assert shares["no pneumothorax"] == pytest.approx(1, abs=0.15)
     assert shares["there is pleural effusion"] == pytest.approx(0.5, abs=0.12)
     assert shares["there is pleural effusion of left side"] == pytest.approx(0.5, abs=0.12)
-    several = draw(captions, replace(CORRECTED, captions_per_image=99), PLAIN, np.random.default_rng(0))
+    several = draw(report, replace(CORRECTED, captions_per_image=99), PLAIN, np.random.default_rng(0))
     assert len(several) == len(captions)
 
 

@@ -349,6 +349,33 @@ def test_an_image_start_without_the_encoder_is_refused(tmp_path: Path) -> None:
         read_image_start(tmp_path / "start.ckpt", make_carzero())
 
 
+def test_a_resnet_starts_from_a_file_of_torchvision_old_or_new(tmp_path: Path) -> None:
+    """The encoder then gives torchvision's own features; the first files lack the counters of the norms."""
+    torchvision = pytest.importorskip("torchvision.models")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = torchvision.resnet50(weights=None)
+        for module in theirs.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+        images = torch.randn(1, 3, 64, 64)
+    state = theirs.state_dict()
+    old = {name: tensor for name, tensor in state.items() if "num_batches_tracked" not in name}
+    torch.save(old, tmp_path / "old.pth")
+    fresh = make_carzero(seed=5, image_encoder="resnet50")
+    assert read_image_start(tmp_path / "old.pth", fresh) == ("fc.weight", "fc.bias")
+    theirs.fc = torch.nn.Identity()
+    with torch.no_grad():
+        wanted = fresh.img_encoder.global_embedder(theirs.eval()(images))
+        torch.testing.assert_close(fresh.encode_images(images)[:, 0], wanted, atol=1e-4, rtol=1e-4)
+    save_file({**old, "layer1.0.bn1.num_batches_tracked": torch.tensor(7)}, tmp_path / "new.safetensors")
+    read_image_start(tmp_path / "new.safetensors", fresh)
+    assert fresh.img_encoder.model.layer1[0].bn1.num_batches_tracked == 7
+    torch.save({name: tensor for name, tensor in old.items() if "layer4" not in name}, tmp_path / "part.pth")
+    with pytest.raises(WeightsError, match=r"missing: layer4.*or a ResNet-50"):
+        read_image_start(tmp_path / "part.pth", fresh)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_text_encoders_start_from_any_bert_folder(old: bool, network: CarZeroNetwork, tmp_path: Path) -> None:
     folder = text_folder(tmp_path)

@@ -16,7 +16,7 @@ from wordsight.text.alignment import Statement, Status, align_report, align_sent
 from wordsight.text.cues import CUES
 from wordsight.text.lexicon import lemma, terms_of, tokens_of
 from wordsight.text.openi_reports import read_openi_report
-from wordsight.text.places import place_of
+from wordsight.text.places import place_of, sides_of
 from wordsight.text.sentences import report_sentences
 
 LABELS = Path(__file__).resolve().parents[1] / "labels" / "openi_alignment.csv"
@@ -118,8 +118,53 @@ def test_the_prompts_are_worded_as_at_test_time() -> None:
 
 
 def test_present_wins_over_uncertain_and_uncertain_over_absent() -> None:
-    assert said("No left effusion, possible right effusion") == "?pleural effusion of right side"
-    assert said("Possible left effusion; definite right effusion") == "+pleural effusion of right side"
+    assert said("No effusion, possible right effusion") == "?pleural effusion of right side"
+    assert said("Possible left effusion; definite effusion") == "+pleural effusion"
+    assert said("Possible left effusion; definite left effusion") == "+pleural effusion of left side"
+
+
+BOTH = "+pleural effusion of both sides"
+HALVES = "+pleural effusion of right side; -pleural effusion of left side"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("Left greater than right pleural effusions", BOTH),
+        ("Small right more than left effusions are seen", BOTH),
+        ("Pleural effusions, left greater than right", BOTH),
+        ("Pleural effusions (right larger than the left)", BOTH),
+        ("Pleural effusions left greater than right", BOTH),
+        ("Left effusion larger than right", BOTH),
+        ("Left-sided and right-sided pleural effusions", BOTH),
+        ("Effusion on the left and on the right", BOTH),
+        ("Effusions in the right and left hemithorax", "+pleural effusion of both hemithoraces"),
+        ("No left or right effusion", "-pleural effusion of both sides"),
+        ("Right lower lobe and left lower lobe opacities", "+opacity of both lower lobes"),
+        ("Opacity in the right upper and left lower lobe", "+opacity of both sides"),
+        ("The right-sided effusion is unchanged, the left effusion has resolved", HALVES),
+        ("Right effusion, none on the left", HALVES),
+        (
+            "No effusion on the right, small on the left",
+            "-pleural effusion of right side; +pleural effusion of left side",
+        ),
+        (
+            "No left effusion, possible right effusion",
+            "-pleural effusion of left side; ?pleural effusion of right side",
+        ),
+        ("Nodule in the left apex, nodule in the right base", "+nodule of left lung apex; +nodule of right lung base"),
+        # the other side belongs to another finding
+        (
+            "Opacity in the left base and right pleural effusion",
+            "+opacity of left lung base; +pleural effusion of right side",
+        ),
+        ("Effusion on the left and right pneumothorax", "+pleural effusion of left side; +pneumothorax of right side"),
+        ("Left effusion and right pneumothorax", "+pleural effusion of left side; +pneumothorax of right side"),
+        ("Opacity on the left and right lung is clear", "+opacity of left side; -consolidation"),
+    ],
+)
+def test_no_side_is_lost(sentence: str, expected: str) -> None:
+    assert said(sentence) == expected
 
 
 def test_every_wording_of_a_finding_is_found_in_singular_and_plural() -> None:
@@ -171,7 +216,7 @@ WORDS += ["effusion", "lungs", "heart", "left", "base", ",", ";", "?", "XXXX", "
 @given(st.lists(st.sampled_from(WORDS), max_size=14))
 def test_any_order_of_cues_gives_valid_statements(words: list[str]) -> None:
     statements = align_sentence(" ".join(words))
-    assert len({s.finding for s in statements}) == len(statements)
+    assert len({(s.finding, sides_of(s.place)) for s in statements}) == len(statements)
     for statement in statements:
         assert statement.finding in chest_terms.FINDINGS or statement.finding == "acute disease"
         assert statement.place is None or statement.place.strip()

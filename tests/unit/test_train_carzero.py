@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import signal
@@ -22,11 +23,13 @@ from tiny_carzero import SETTINGS, make_carzero, text_folder
 from wordsight.data.phantoms import write_report_phantoms
 from wordsight.errors import DataError, ImageError, SettingsError, TrainingError, WeightsError
 from wordsight.models.carzero.loss import pair_loss
+from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.storage import load_folder
 from wordsight.models.tensor_files import hash_tensors
+from wordsight.train import carzero_data
 from wordsight.train.carzero import Job, Run, fit, normalised
-from wordsight.train.carzero_data import ReportSets, report_sets
+from wordsight.train.carzero_data import ReportData, ReportSets, report_sets
 from wordsight.train.carzero_settings import CarZeroTraining, is_stuck, rate
 from wordsight.train.engine import make_fabric
 
@@ -141,13 +144,13 @@ def test_the_image_encoder_has_a_rate_of_its_own(share: float, manifest: Path, t
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
-def work(fabric: Any, *, manifest: Path, folder: Path, training: CarZeroTraining) -> None:
-    """Two steps' losses and gradients and a validation loss, as one process of several sees them."""
+def work(fabric: Any, *, manifest: Path, folder: Path, training: CarZeroTraining, steps: int = 2) -> None:
+    """Some steps' losses and gradients and a validation loss, as one process of several sees them."""
     torch.set_num_threads(1)
     run = Run(fabric, Job(folder, sets_of(manifest, training), training))
     run.network.train()
     found = []
-    for batch in list(run.rounds(0)[0])[:2]:
+    for batch in itertools.islice(itertools.chain.from_iterable(run.rounds(0)), steps):
         run.optimizer.zero_grad()
         loss = run.step(batch)
         fabric.backward(loss)
@@ -178,6 +181,33 @@ def test_two_processes_have_the_loss_and_gradients_of_one(manifest: Path, text: 
         assert gradients.keys() == others.keys()
         norm = torch.cat([g.flatten() for g in gradients.values()]).norm()
         assert norm > 0
+        assert max(float((gradients[k] - others[k]).norm() / norm) for k in gradients) < 1e-6
+
+
+def few_texts(folder: Path) -> tuple[Path, CarZeroTraining]:
+    """Batches of 3 images and 2 texts, one image unreadable: with 3 processes some have no text or no image."""
+    path = table(folder, rows(24))
+    (folder / "3.png").write_bytes(b"not an image")
+    training = replace(QUICK, batch_sizes=((0, 3),), captions="aligned", drop_place=0.0, valid_share=0.2, clip=1e9)
+    training = replace(training, unreadable=0.5)
+    found = report_sets(path, training, PLAIN)
+    return path, training if any(r.path.stem == "3" for r in found.train) else replace(training, seed=24)
+
+
+@pytest.mark.slow
+def test_processes_without_a_text_or_an_image_take_part(text: Path, tmp_path: Path) -> None:
+    path, training = few_texts(tmp_path / "data")
+    sets = report_sets(path, training, PLAIN)
+    assert any(row.path.stem == "3" for row in sets.train)
+    job_in(tmp_path, text, sets, training, undropped())
+    whole = partial(work, manifest=path, folder=tmp_path, steps=len(sets.train) // 3)
+    whole(make_fabric("cpu", "fp32"), training=training)
+    make_fabric("cpu", "fp32", 3).launch(partial(whole, training=replace(training, devices=3)))
+    (one, valid_one), (three, valid_three) = (torch.load(tmp_path / f"found-{n}.pt") for n in (1, 3))
+    assert valid_three == pytest.approx(valid_one, rel=1e-5)
+    for (loss, gradients), (other, others) in zip(one, three, strict=True):
+        assert other == pytest.approx(loss, rel=1e-6)
+        norm = torch.cat([g.flatten() for g in gradients.values()]).norm()
         assert max(float((gradients[k] - others[k]).norm() / norm) for k in gradients) < 1e-6
 
 
@@ -444,3 +474,66 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, text: Path, worke
     training = replace(QUICK, workers=workers, valid_share=0.2)
     with pytest.raises(ImageError, match=r"[23]\.png: expected PNG"):
         fit(network(), text, report_sets(path, training, PLAIN), training, tmp_path / "run")
+
+
+def test_a_few_images_that_cannot_be_read_are_left_out(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file, and one that the disk refuses; the rest is learned from, the same way each time."""
+    path = table(tmp_path / "data", rows(24))
+    training = replace(QUICK, epochs=1, valid_share=0.25, unreadable=0.1)
+    sets = report_sets(path, training, PLAIN)
+    damaged, refused = sets.train[3].path, sets.valid[0].path
+    damaged.write_bytes(b"not an image")
+    original = carzero_data.read_image
+
+    def read(file: Path, **more: Any) -> Any:
+        if file == refused:
+            raise OSError(5, "Input/output error")
+        return original(file, **more)
+
+    monkeypatch.setattr(carzero_data, "read_image", read)
+    found = [fit(undropped(), text, sets, training, tmp_path / name).weights_hash for name in "ab"]
+    assert found[0] == found[1]
+    card = json.loads((tmp_path / "a" / "carzero.json").read_text())
+    assert card["unreadable"] == sorted([str(damaged), str(refused)])
+    with pytest.raises(ImageError, match=r"Input/output error.* So 2 images cannot be read, and 1 may be left out"):
+        fit(undropped(), text, sets, replace(training, unreadable=0.05), tmp_path / "c")
+    with pytest.raises(ImageError, match=r"expected PNG.* So 1 images cannot be read, and 0 may be left out"):
+        fit(undropped(), text, sets, replace(training, unreadable=0.0), tmp_path / "d")
+    assert fit(undropped(), text, sets, training, tmp_path / "d").weights_hash == found[0]
+
+
+def test_a_batch_is_smaller_by_what_cannot_be_read(tmp_path: Path) -> None:
+    training = replace(QUICK, valid_share=0.25)
+    sets = report_sets(table(tmp_path, rows(24)), training, PLAIN)
+    for row in (2, 3):
+        sets.train[row].path.write_bytes(b"not an image")
+    data = ReportData(sets.train, PLAIN, training, augmented=True)
+    kept, told = [0, 1, 4, 5], []
+    for rank, size in ((0, 2), (1, 0), (2, 2)):
+        (batch,) = data.stream(0, [range(6)], rank, 3, agree=lambda failed: told.append(set(failed)) or {2, 3})
+        assert (len(batch.images), batch.sizes) == (size, (2, 0, 2))
+        assert batch.captions.wrong.shape[0] == 4
+        assert batch.captions.texts == data.captions(0, kept).texts
+    assert told == [set(), {2, 3}, set()]
+    with pytest.raises(ImageError, match="got a whole batch of others"):
+        list(data.stream(0, [[2, 3]], agree=set))
+
+
+def test_batch_normalisation_is_for_one_process(tmp_path: Path, text: Path) -> None:
+    sets = report_sets(table(tmp_path / "data", rows(24)), QUICK, PLAIN)
+    with torch.device("meta"):
+        normalising = CarZeroNetwork(replace(PLAIN, image_encoder="resnet50"))
+    with pytest.raises(SettingsError, match="devices: expected 1 for a ResNet-50, got 2"):
+        fit(normalising, text, sets, replace(QUICK, devices=2), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_encoder_that_is_left_as_it_is_keeps_its_statistics(tmp_path: Path, text: Path) -> None:
+    training = replace(QUICK, image_rate=0.0)
+    sets = report_sets(table(tmp_path / "data", rows(24)), training, PLAIN)
+    run = Run(make_fabric("cpu", "fp32"), job_in(tmp_path / "run", text, sets, training))
+    run._learn()
+    assert run.network.training
+    assert not any(part.training for part in run.network.img_encoder.modules())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wordsight.data.listing import few
 from wordsight.errors import SettingsError
 from wordsight.models.carzero.settings import VARIANTS, CarZeroSettings, variant
 from wordsight.study.folders import check_folder, read_run, write_run
@@ -111,7 +112,8 @@ def train_carzero(options: CarZeroOptions, *, say: Say | None = None) -> CarZero
         write_run(options.out, described, options.to_json())
     watch = None if say is None else partial(_say_epoch, say=say)
     detector = fit(network, text, sets, training, options.out, after_epoch=watch)
-    return CarZeroStudy(detector, options.out, read_card(options.out), _notes(options, sets))
+    card = read_card(options.out)
+    return CarZeroStudy(detector, options.out, card, _notes(options, sets, card.get("unreadable", ())))
 
 
 def _settings(options: CarZeroOptions) -> tuple[CarZeroSettings, Path]:
@@ -196,10 +198,12 @@ def _check(folder: Path, described: Mapping[str, Any]) -> None:
     check_folder(folder, described)
 
 
-def _notes(options: CarZeroOptions, sets: ReportSets) -> tuple[str, ...]:
+def _notes(options: CarZeroOptions, sets: ReportSets, unreadable: Sequence[str]) -> tuple[str, ...]:
     notes = [f"{len(sets.train)} images to learn from, {len(sets.valid)} to judge by ({sets.how})"]
     if sets.without:
         notes.append(f"{sets.without} images without a sentence in their report were left out")
+    if unreadable:
+        notes.append(f"{len(unreadable)} images that cannot be read were left out: {few(unreadable)}")
     if options.initial is None:
         random = [] if options.image_start else ["image encoder"]
         random += [] if options.text_start else ["text encoder"]

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from wordsight.text.chest_terms import ABNORMAL, GENERAL, NORMAL, NORMAL_STATES, PLACELESS, SIDED
 from wordsight.text.lexicon import Term, terms_of, tokens_of
-from wordsight.text.places import place_of
+from wordsight.text.places import other_side, place_of, sides_of
 from wordsight.text.sentences import report_sentences
 
 
@@ -32,6 +32,7 @@ class Status(StrEnum):
 
 _START = {Status.PRESENT: "There is", Status.UNCERTAIN: "There may be", Status.ABSENT: "There is no"}
 _TRANSPARENT = frozenset(("state", "subject", "assertion"))  # kinds of terms between a finding and its place
+_DOUBTFUL = frozenset(("possible", "possibly", "probable", "probably", "likely"))
 _STRENGTH = {Status.PRESENT: 2, Status.UNCERTAIN: 1, Status.ABSENT: 0}
 
 
@@ -268,32 +269,64 @@ def _or_follows(terms: Sequence[Term]) -> list[bool]:
 def _place(tokens: Sequence[str], terms: Sequence[Term], mention: _Mention) -> str | None:
     if mention.finding in PLACELESS or (mention.implied and mention.finding not in SIDED):
         return None
-    floor = max((t.end for t in terms if t.kind not in _TRANSPARENT and t.end <= mention.start), default=0)
-    place = place_of(tokens, mention.start, mention.end, floor)
+    before = [t for t in terms if t.kind not in _TRANSPARENT and t.end <= mention.start]
+    floor = max((t.end for t in before), default=0)
+    previous = max((t.end for t in before if t.kind not in ("and", "or")), default=0)
+    ceiling = _next_finding(terms, mention, len(tokens))
+    place = place_of(tokens, mention.start, mention.end, floor, ceiling, previous)
     if place is None or mention.finding not in SIDED:
         return place
     side = place.split()[0]
     return {"both": "both sides", "left": "left side", "right": "right side"}.get(side)
 
 
+def _next_finding(terms: Sequence[Term], mention: _Mention, end: int) -> int:
+    """Where the finding after a mention begins, else the sentence's end."""
+    return next((t.start for t in terms if t.kind == "finding" and t.start >= mention.end), end)
+
+
+def _statements(tokens: Sequence[str], terms: Sequence[Term], mention: _Mention) -> list[Statement]:
+    """What a mention says, and what the sentence goes on to say of the other side without naming the finding again."""
+    found = [Statement(mention.finding, mention.status, _place(tokens, terms, mention))]
+    sides = sides_of(found[0].place)
+    if len(sides) != 1:
+        return found
+    other = other_side(tokens, mention.end, *sides, _next_finding(terms, mention, len(tokens)))
+    if other is not None:
+        denied, doubted = other[1] & {"none", "no", "not"}, other[1] & _DOUBTFUL
+        status = Status.ABSENT if denied else Status.UNCERTAIN if doubted else Status.PRESENT
+        found.append(Statement(mention.finding, status, other[0]))
+    return found
+
+
+def _settled(found: Sequence[Statement]) -> list[Statement]:
+    """Of what is said of one finding the strongest, the first among equals, and what is said of the other side."""
+    kept: list[Statement] = []
+    for statement in sorted(found, key=lambda s: -_STRENGTH[s.status]):
+        sides = sides_of(statement.place)
+        apart = sides and all(sides_of(k.place) and not sides & sides_of(k.place) for k in kept)
+        if not kept or apart:
+            kept.append(statement)
+    return sorted(kept, key=found.index)
+
+
 @lru_cache(maxsize=1 << 14)
 def align_sentence(sentence: str) -> tuple[Statement, ...]:
-    """Findings of one sentence, in the order of their first mention, each once.
+    """Findings of one sentence, in the order of their first mention, each once, or once for either side.
 
-    Where a sentence speaks of a finding several times, present wins over uncertain and uncertain over absent. Leave
-    de-identification marks in (`report_sentences(..., marks="keep")`): they may hide the word that doubts.
+    Where a sentence speaks of a finding several times, present wins over uncertain and uncertain over absent, unless
+    one is said of the left side and the other of the right. Leave de-identification marks in (`report_sentences(...,
+    marks="keep")`): they may hide the word that doubts.
     """
     tokens = tokens_of(sentence)
     terms = terms_of(tokens)
     reader = _Reader(terms, _or_follows(terms))
     for index, term in enumerate(terms):
         _HANDLERS[term.kind](reader, index, term)
-    best: dict[str, _Mention] = {}
+    found: dict[str, list[Statement]] = {}
     for mention in reader.mentions:
-        known = best.setdefault(mention.finding, mention)
-        if _STRENGTH[mention.status] > _STRENGTH[known.status]:
-            best[mention.finding] = mention
-    return tuple(Statement(m.finding, m.status, _place(tokens, terms, m)) for m in best.values())
+        found.setdefault(mention.finding, []).extend(_statements(tokens, terms, mention))
+    return tuple(statement for said in found.values() for statement in _settled(said))
 
 
 def align_report(report: str | Sequence[str]) -> list[Statement]:

@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, distributed
 
 from wordsight import errors
-from wordsight.errors import TrainingError, WordsightError
+from wordsight.errors import SettingsError, TrainingError, WordsightError
 from wordsight.imaging import CARZERO_INPUT
 from wordsight.models.carzero.detector import CarZero
 from wordsight.models.carzero.loss import matching_loss
@@ -41,6 +41,7 @@ from wordsight.train.carzero_settings import CarZeroTraining, is_stuck, rate
 from wordsight.train.engine import load_state, make_fabric, save_state, train
 from wordsight.train.gather import average_gradients, gather
 from wordsight.train.launch import launched
+from wordsight.train.unreadable import Unreadable
 
 STATE, START = "state.pt", "start.safetensors"
 _RAISED = re.compile(r"^wordsight\.errors\.(\w+): (.*)", re.MULTILINE | re.DOTALL)
@@ -62,9 +63,11 @@ def fit(
     process; its history then ends with {"epoch", "valid_loss", "best"}. With several devices a script calls this under
     `if __name__ == "__main__":`, since processes are spawned, and after_epoch is a function of a module. Under torchrun
     every process calls it, training.devices is the number of all, and the first alone writes.
-    Raises TrainingError for the state of a run with other settings or data, and for losses that are not finite.
+    Raises TrainingError for the state of a run with other settings or data, and for losses that are not finite;
+    SettingsError for several devices with batch normalisation; ImageError for more unreadable images than allowed.
     """
     folder = Path(folder)
+    _check_devices(network, training)
     fabric = make_fabric(training.device, training.precision, training.devices)
     spawns = training.devices > 1 and launched() is None
     if not spawns:
@@ -81,6 +84,14 @@ def fit(
     elif fabric.is_global_zero:
         _clear(folder)
     return load_folder(folder, device=str(fabric.device), precision=training.precision)
+
+
+def _check_devices(network: CarZeroNetwork, training: CarZeroTraining) -> None:
+    if network.settings.vit is None and training.devices > 1 and training.image_rate:
+        raise SettingsError(
+            f"devices: expected 1 for a ResNet-50, got {training.devices}: its batch normalisation takes the images of "
+            "one process for the whole batch. Use one device, a vision transformer, or image_rate=0."
+        )
 
 
 def _clear(folder: Path) -> None:
@@ -124,6 +135,8 @@ class Run:
     def __init__(self, fabric: Fabric, job: Job) -> None:
         self.fabric, self.job, self.training = fabric, job, job.training
         self.rank, self.world = fabric.global_rank, fabric.world_size
+        allowed = int(self.training.unreadable * (len(job.sets.train) + len(job.sets.valid)))
+        self.unreadable = Unreadable(allowed, self.world, fabric.device)
         self.history: list[dict[str, Any]] = []
         self.identity = self._identity()
         self.state = load_state(job.folder / STATE, self.identity)
@@ -158,21 +171,27 @@ class Run:
     # -- one step ------------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of the whole batch, of which this process encodes its images and its share of the texts."""
+        """The loss of the whole batch, of which this process encodes its images and its share of the texts.
+
+        A process without any encodes a blank image or the first text, which has no part in the loss: the gradients of
+        all processes are then of the same parameters.
+        """
         captions, training, device = batch.captions, self.training, self.fabric.device
         texts = range(len(captions.texts))
         tokens = self.text_input.tokenize(captions.texts)
         own = share(texts, self.rank, self.world)
+        images = batch.images if len(batch.images) else batch.images.new_zeros(1, *batch.images.shape[1:])
+        count, sizes = len(batch.images), list(batch.sizes)
+        text_sizes = [len(share(texts, r, self.world)) for r in range(self.world)]
         with self.fabric.autocast():
-            image = self.network.encode_images(normalised(batch.images.to(device)))
-            text = self.network.encode_texts(tokens[own[0] : own[-1] + 1].to(device))
-            text_sizes = [len(share(texts, r, self.world)) for r in range(self.world)]
-            image_sizes = [len(share(range(len(captions.wrong)), r, self.world)) for r in range(self.world)]
-            sentences = gather(text.sentence, text_sizes, self.rank)
-            globals_ = gather(image[:, 0], image_sizes, self.rank)
+            image = self.network.encode_images(normalised(images.to(device)))
+            text = self.network.encode_texts((tokens[own.start : own.stop] if own else tokens[:1]).to(device))
+            sentences = gather(text.sentence[: len(own)], text_sizes, self.rank)
+            globals_ = gather(image[:count, 0], sizes, self.rank)
             part = pair_logits(self.network, image, text, sentences=sentences, globals_=globals_, pairs=training.pairs)
         logits = PairLogits(
-            gather(part.i2t.float(), image_sizes, self.rank), gather(part.t2i.float(), text_sizes, self.rank)
+            gather(part.i2t[:count].float(), sizes, self.rank),
+            gather(part.t2i[: len(own)].float(), text_sizes, self.rank),
         )
         right, wrong = captions.right.to(device), captions.wrong.to(device)
         return matching_loss(logits.i2t, right, wrong) + matching_loss(logits.t2i.T, right, wrong)
@@ -194,7 +213,8 @@ class Run:
 
     def rounds(self, epoch: int) -> list[Round]:
         """The epoch's batches, as this process sees them."""
-        return rounds(self.train_data, epoch, self.rank, self.world)
+        agree = partial(self.unreadable.agree, self.train_data.rows)
+        return rounds(self.train_data, epoch, self.rank, self.world, agree)
 
     def _steps_before(self) -> list[int]:
         """Steps before each epoch, and of all epochs."""
@@ -208,7 +228,7 @@ class Run:
     def fit(self) -> None:
         """Train, or go on, to the last epoch or until the validation loss no longer falls."""
         start, first_round = self._resume()
-        self.network.train()
+        self._learn()
         if self._stuck():
             start = self.training.epochs
         if self.training.epochs == 0:
@@ -231,6 +251,12 @@ class Run:
     def valid_losses(self) -> list[float]:
         """Validation losses of the epochs so far."""
         return [entry["valid_loss"] for entry in self.history if "valid_loss" in entry]
+
+    def _learn(self) -> None:
+        """Training mode; an image encoder that is left as it is keeps its statistics too."""
+        self.network.train()
+        if self.training.image_rate == 0:
+            self.network.img_encoder.eval()
 
     def _stuck(self) -> bool:
         """Whether the validation loss has stopped to fall."""
@@ -255,22 +281,24 @@ class Run:
         data, alone = self.valid_data, (self.rank, self.world)
         batches = data.fixed()
         total = torch.zeros(2, dtype=torch.float64, device=self.fabric.device)
+        agree = partial(self.unreadable.agree, data.rows, alone=True)
         self.rank, self.world = 0, 1  # a validation batch is not spread
         try:
             with progress("validating", len(batches), "batches", show=self.fabric.is_global_zero) as bar:
-                for batch in data.stream(0, batches[alone[0] :: alone[1]]):
+                for batch in data.stream(0, batches[alone[0] :: alone[1]], agree=agree):
                     total += torch.tensor([self.loss(batch).item(), 1.0], device=total.device)
                     bar.advance(alone[1])
         finally:
             self.rank, self.world = alone
         if self.world > 1:
             distributed.all_reduce(total)
+        self.unreadable.merge()
         loss = float(total[0] / total[1])
         best = loss < min(self.valid_losses, default=float("inf"))
         self.history.append({"epoch": epoch + 1, "valid_loss": loss, "best": best})
         if best and self.fabric.is_global_zero:
             write_safetensors(self.job.folder / WEIGHTS, self.network)
-        self.network.train()
+        self._learn()
 
     def _finish(self) -> None:
         """Say how it went in the card, and with it that the run is finished."""
@@ -289,6 +317,7 @@ class Run:
                     "valid_loss": min(losses),
                     "selected": f"smallest validation loss of {len(losses)} epochs; {self.job.sets.how}",
                     "images": {"train": len(self.job.sets.train), "valid": len(self.job.sets.valid)},
+                    "unreadable": self.unreadable.names(),
                     "history": self.history,
                 },
             )
@@ -314,6 +343,7 @@ class Run:
                 "optimizer": self.optimizer.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "history": self.history,
+                "unreadable": self.unreadable.found,
                 "settings": self.identity,
             },
         )
@@ -328,6 +358,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.history = list(state["history"])
+        self.unreadable.found = dict(state["unreadable"])
         return int(state["epoch"]), int(state["round"])
 
 

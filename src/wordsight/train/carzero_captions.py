@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.text_input import clean
 from wordsight.text.alignment import Statement, Status, align_sentence
 from wordsight.text.sentences import report_sentences
+from wordsight.train.carzero_relation import Relation, compare
 from wordsight.train.carzero_settings import CarZeroTraining
 
-_SIDES = ("left", "right")
 _OPPOSITE = {Status.PRESENT: Status.ABSENT, Status.ABSENT: Status.PRESENT}
 
 
@@ -35,14 +34,6 @@ class ReportCaptions:
 
     captions: tuple[Caption, ...]
     statements: tuple[Statement, ...] = ()
-
-
-class Relation(IntEnum):
-    """What a report says of a text."""
-
-    WRONG = 0
-    UNKNOWN = 1
-    RIGHT = 2
 
 
 def report_captions(
@@ -91,27 +82,37 @@ def aligned_caption(statement: Statement, settings: CarZeroSettings) -> Caption:
 
 
 def draw(
-    captions: Sequence[Caption], training: CarZeroTraining, settings: CarZeroSettings, rng: np.random.Generator
+    report: ReportCaptions, training: CarZeroTraining, settings: CarZeroSettings, rng: np.random.Generator
 ) -> list[Caption]:
-    """Different captions of one image, each equally likely; aligned ones lose their place by chance."""
+    """Different captions of one image, each equally likely; aligned ones lose their place by chance.
+
+    A place stays where the report does not say the same without it: "no left effusion" is not "no effusion".
+    """
+    captions = report.captions
     count = min(training.captions_per_image, len(captions))
     chosen = [captions[int(i)] for i in rng.choice(len(captions), size=count, replace=False)]
     if not training.drop_place:
         return chosen
     bare = rng.random(count) < training.drop_place
-    return [_without_place(c, settings) if b and c.aligned else c for c, b in zip(chosen, bare, strict=True)]
+    return [_without_place(c, report, settings) if b and c.aligned else c for c, b in zip(chosen, bare, strict=True)]
 
 
-def _without_place(caption: Caption, settings: CarZeroSettings) -> Caption:
-    return aligned_caption(replace(caption.statements[0], place=None), settings)
+def _without_place(caption: Caption, report: ReportCaptions, settings: CarZeroSettings) -> Caption:
+    bare = replace(caption.statements[0], place=None)
+    said = [s for s in report.statements if s.finding == bare.finding]
+    return aligned_caption(bare, settings) if compare(bare, said) is Relation.RIGHT else caption
 
 
 def opposite(caption: Caption, settings: CarZeroSettings) -> Caption | None:
-    """The caption that denies an aligned one, or states what it denies; None for sentences and doubts."""
+    """The caption that denies an aligned one anywhere, or states what it denies where it denies it.
+
+    None for sentences and doubts.
+    """
     if not caption.aligned or caption.statements[0].status not in _OPPOSITE:
         return None
     statement = caption.statements[0]
-    return aligned_caption(Statement(statement.finding, _OPPOSITE[statement.status]), settings)
+    place = statement.place if statement.status is Status.ABSENT else None
+    return aligned_caption(Statement(statement.finding, _OPPOSITE[statement.status], place), settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,30 +189,3 @@ class _Known:
         if not caption.statements:
             return Relation.WRONG
         return min(compare(statement, self._said.get(statement.finding, ())) for statement in caption.statements)
-
-
-def compare(statement: Statement, said: Sequence[Statement]) -> Relation:
-    """What a report that says `said` of a finding says of a statement about it.
-
-    Nothing said: the finding is taken not to be there, since reports name what they see; its denial stays unknown.
-    """
-    if not said:
-        return Relation.UNKNOWN if statement.status is Status.ABSENT else Relation.WRONG
-    status = {s.status for s in said}
-    if Status.PRESENT in status:
-        if statement.status is not Status.PRESENT:
-            return Relation.WRONG if statement.status is Status.ABSENT else Relation.UNKNOWN
-        return max(_place(statement.place, s.place) for s in said if s.status is Status.PRESENT)
-    if Status.UNCERTAIN in status:
-        if statement.status is not Status.UNCERTAIN:
-            return Relation.UNKNOWN
-        return max(_place(statement.place, s.place) for s in said if s.status is Status.UNCERTAIN)
-    return Relation.RIGHT if statement.status is Status.ABSENT else Relation.WRONG
-
-
-def _place(asked: str | None, known: str | None) -> Relation:
-    """A place asked for against that of the same finding in the report."""
-    if asked is None or asked == known:
-        return Relation.RIGHT
-    sides = [[side for side in _SIDES if side in (place or "").split()] for place in (asked, known)]
-    return Relation.WRONG if sides[0] and sides[1] and sides[0] != sides[1] else Relation.UNKNOWN

@@ -7,9 +7,10 @@ processes or where a run was resumed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wordsight.data.listing import few
 from wordsight.data.manifest import read_column, read_manifest
-from wordsight.errors import DataError, SettingsError, WordsightError
+from wordsight.errors import DataError, ImageError, SettingsError, WordsightError
 from wordsight.imaging import InputSpec, prepare, read_image
 from wordsight.models.carzero.detector import input_spec
 from wordsight.models.carzero.settings import CarZeroSettings
@@ -158,12 +159,27 @@ def _with_captions(rows: Sequence[_Row], training: CarZeroTraining, settings: Ca
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step: this process's images (b, S, S) uint8, the captions of all processes' images, and the step's number."""
+    """One step: this process's images (b, S, S) uint8, the captions of all processes' images, and the step's number.
+
+    sizes: how many images each process has; files that cannot be read are left out.
+    """
 
     epoch: int
     number: int
     images: Tensor
     captions: CaptionBatch
+    sizes: tuple[int, ...]
+
+
+Agree = Callable[[Mapping[int, WordsightError]], Collection[int]]
+"""Told which rows of a batch this process could not read and why: the rows that all processes leave out."""
+
+
+def refuse(failed: Mapping[int, WordsightError]) -> Collection[int]:
+    """Leave nothing out: raise the first error."""
+    for error in failed.values():
+        raise error
+    return ()
 
 
 class ReportData(Dataset[Tensor | WordsightError]):
@@ -187,6 +203,8 @@ class ReportData(Dataset[Tensor | WordsightError]):
             square = np.rint(prepare(image, self._spec)[0][0] * 255).astype(np.uint8)
         except WordsightError as error:
             return error
+        except OSError as error:
+            return ImageError(f"{self.rows[row].path}: expected a file that can be read, got {error}. Check the disk.")
         if self.augmented:
             return torch.from_numpy(augment(square, size, self.training, self._rng(_PICTURES, epoch, row)).copy())
         return torch.from_numpy(centre(square, size).copy())
@@ -196,8 +214,7 @@ class ReportData(Dataset[Tensor | WordsightError]):
 
     def drawn(self, epoch: int, row: int) -> list[Caption]:
         """Captions of an image in an epoch."""
-        captions = self.rows[row].report.captions
-        return draw(captions, self.training, self.settings, self._rng(_CAPTIONS, epoch, row))
+        return draw(self.rows[row].report, self.training, self.settings, self._rng(_CAPTIONS, epoch, row))
 
     def captions(self, epoch: int, rows: Sequence[int]) -> CaptionBatch:
         """Captions of the images of a batch."""
@@ -216,20 +233,29 @@ class ReportData(Dataset[Tensor | WordsightError]):
         parts = max(round(len(order) / self.training.valid_batch), 1)
         return [part.tolist() for part in np.array_split(order, parts) if len(part)]
 
-    def stream(self, epoch: int, batches: Sequence[Sequence[int]], rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def stream(
+        self, epoch: int, batches: Sequence[Sequence[int]], rank: int = 0, world: int = 1, agree: Agree = refuse
+    ) -> Iterator[Batch]:
         """Batches in order; of each, process `rank` of `world` gets its share of the images and all captions.
 
-        Raises the error of the first image that cannot be read.
+        agree: called for every batch, in all processes. Raises what it raises, and ImageError where nothing is left.
         """
         shares = [[(epoch, row) for row in share(rows, rank, world)] for rows in batches]
         loader: DataLoader[Tensor | WordsightError] = DataLoader(
             self, batch_sampler=shares, num_workers=self.training.workers, collate_fn=list
         )
         for number, (rows, items) in enumerate(zip(batches, loader, strict=True)):
-            failed = next((item for item in items if isinstance(item, WordsightError)), None)
-            if failed is not None:
-                raise failed
-            yield Batch(epoch, number, torch.stack(items), self.captions(epoch, rows))
+            own = share(rows, rank, world)
+            lost = agree({r: item for r, item in zip(own, items, strict=True) if isinstance(item, WordsightError)})
+            parts = [[row for row in share(rows, k, world) if row not in lost] for k in range(world)]
+            left = [row for part in parts for row in part]
+            if not left:
+                names = few(self.rows[row].path.name for row in rows)
+                raise ImageError(f"expected images that can be read, got a whole batch of others ({names}).")
+            size = self.settings.image_size
+            images = [item for item in items if isinstance(item, Tensor)]
+            stacked = torch.stack(images) if images else torch.zeros(0, size, size, dtype=torch.uint8)
+            yield Batch(epoch, number, stacked, self.captions(epoch, left), tuple(map(len, parts)))
 
 
 def share(items: Sequence[int], rank: int, world: int) -> Sequence[int]:
@@ -247,18 +273,18 @@ def square_spec(settings: CarZeroSettings) -> InputSpec:
 class Round:
     """Some batches of an epoch, read when iterated."""
 
-    def __init__(self, data: ReportData, epoch: int, first: int, rows: list[list[int]], rank: int, world: int) -> None:
-        self._data, self._epoch, self._first, self._rows, self._where = data, epoch, first, rows, (rank, world)
+    def __init__(self, data: ReportData, epoch: int, first: int, rows: list[list[int]], how: tuple[Any, ...]) -> None:
+        self._data, self._epoch, self._first, self._rows, self._how = data, epoch, first, rows, how
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._data.stream(self._epoch, self._rows, *self._where):
+        for batch in self._data.stream(self._epoch, self._rows, *self._how):
             yield replace(batch, number=self._first + batch.number)
 
 
-def rounds(data: ReportData, epoch: int, rank: int, world: int) -> list[Round]:
-    """The batches of an epoch in rounds of `save_every`."""
+def rounds(data: ReportData, epoch: int, rank: int, world: int, agree: Agree = refuse) -> list[Round]:
+    """The batches of an epoch in rounds of `save_every`; see `ReportData.stream`."""
     rows, size = data.order(epoch), data.training.save_every
-    return [Round(data, epoch, i, rows[i : i + size], rank, world) for i in range(0, len(rows), size)]
+    return [Round(data, epoch, i, rows[i : i + size], (rank, world, agree)) for i in range(0, len(rows), size)]

@@ -22,7 +22,8 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
 }
 _POSITIVE = ("captions_per_image", "patience", "plateau_patience", "valid_batch", "save_every", "devices")
 _SHARES = ("image_rate", "flip", "drop_place", "warmup", "valid_share", "translate", "brightness", "contrast")
-HARDWARE = ("device", "workers", "pairs")
+_SHARES += ("unreadable",)
+CIRCUMSTANCES = ("device", "workers", "pairs", "unreadable")
 """Fields without influence on what is learned, but for rounding."""
 
 
@@ -52,6 +53,8 @@ class CarZeroTraining:
 
     valid_share: share of patients held out for validation where the table has no split "valid". valid_batch: images
     per batch of the validation loss, the same in all epochs, so that losses can be compared.
+    unreadable: largest share of the images that may be left out because their files cannot be read; with more the
+    training ends, and goes on once they can be read or the share is larger. Those left out are named in the card.
     seed. precision fp32, bf16 or fp16. device; devices: processes, here or by torchrun. workers: processes that decode.
     pairs: the most pairs of a block, see `pair_logits`. save_every: steps between two resumable states.
     """
@@ -84,6 +87,7 @@ class CarZeroTraining:
     contrast: float = 0.2
     valid_share: float = 0.02
     valid_batch: int = 64
+    unreadable: float = 0.01
     seed: int = 23
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     device: str = "auto"
@@ -165,8 +169,8 @@ class CarZeroTraining:
         return {name: _plain(value) for name, value in asdict(self).items()}
 
     def deciding(self) -> dict[str, Any]:
-        """What decides the result of a run: all but the hardware."""
-        return {name: value for name, value in self.to_json().items() if name not in HARDWARE}
+        """What decides the result of a run: all but the circumstances."""
+        return {name: value for name, value in self.to_json().items() if name not in CIRCUMSTANCES}
 
 
 def _plain(value: Any) -> Any:

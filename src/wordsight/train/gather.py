@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class _Gather(torch.autograd.Function):
@@ -52,3 +55,16 @@ def average_gradients(parameters: Iterable[nn.Parameter], world: int) -> None:
         work.wait()
     for gradient in gradients:
         gradient /= world
+
+
+def gather_items(own: Mapping[K, V], world: int, device: torch.device) -> dict[K, V]:
+    """Items of the mappings of all processes, in the order of the processes; seldom any, so only a count is sent."""
+    if world == 1:
+        return dict(own)
+    count = torch.tensor(len(own), device=device)
+    distributed.all_reduce(count)
+    if not count.item():
+        return {}
+    parts: list[Any] = [None] * world
+    distributed.all_gather_object(parts, dict(own))
+    return {key: value for part in parts for key, value in part.items()}

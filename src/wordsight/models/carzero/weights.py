@@ -31,6 +31,7 @@ _WORDS = "text_encoder.model.embeddings.word_embeddings.weight"
 _METADATA_KEY = "wordsight"
 _IMAGE_PREFIXES = ("vision_encoder.", "")
 _TEXT_PREFIXES = ("bert.", "")
+_COUNTER = ".num_batches_tracked"  # of batch normalisation; nothing reads it, and old files of torchvision lack it
 _TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
 _HINT = "Choose the settings (image encoder, memory, head, sizes) that these weights were trained with."
 
@@ -184,6 +185,7 @@ def read_image_start(path: str | Path, network: CarZeroNetwork) -> tuple[str, ..
     """Start the image encoder from a pretraining file: M3AE ("vision_encoder." before its names), MAE, or a ResNet-50.
 
     Returns the names in the file that belong to no part of the encoder (decoders, text towers), which are left out.
+    The counters of batch normalisation may be missing, as in torchvision's first files.
     Raises WeightsError unless the whole encoder is in the file; the published code accepts a file without any of it.
     """
     tensors, _ = read_checkpoint(path)
@@ -224,7 +226,8 @@ def _start(
     prefix = next((p for p in prefixes if p and any(name.startswith(p) for name in tensors)), "")
     found = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     taken = {name: found[name].float() for name in expected if name in found}
-    needed = {n: shape for n, shape in expected.items() if n in taken or not n.startswith(optional or ("\0",))}
+    spare = {name for name in expected if name.startswith(optional) or name.endswith(_COUNTER)}
+    needed = {name: shape for name, shape in expected.items() if name in taken or name not in spare}
     account_for(needed, {name: tuple(tensor.shape) for name, tensor in taken.items()}, source, hint)
     encoder.load_state_dict(taken, strict=False)
     used = {f"{prefix}{name}" for name in taken}
