@@ -325,13 +325,16 @@ class CarZero:
 
     def predict(self, images: Sequence[Image]) -> list[Prediction]:
         """One prediction per image for the bound prompts; the same alone or in a batch. Raises PromptError without."""
-        asked, out = self._bound(None), []
-        grounded = self.maps and self.settings.memory != "global"
-        for start in range(0, len(images), self.batch_size):
-            features = self.encode(images[start : start + self.batch_size])
-            scores, maps = self._look(features, asked, maps=grounded)
-            for i, (geometry, source) in enumerate(zip(features.geometries, features.sources, strict=True)):
-                amap = None if maps is None else maps[i]
-                row = (asked.prompts.findings, scores[i], self.score_kind, amap, geometry, self.weights_hash, source)
-                out.append(Prediction(*row, map_kind=ScoreKind.ATTENTION))
+        asked = self._bound(None)
+        parts = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+        return [prediction for part in parts for prediction in self.answer(self.encode(part), asked)]
+
+    def answer(self, features: ImageFeatures, prompts: PromptSet | PromptFeatures | None = None) -> list[Prediction]:
+        """What `predict` gives, for images that are encoded already. prompts: None takes the bound ones."""
+        asked, out = self._bound(prompts), []
+        scores, maps = self._look(features, asked, maps=self.maps and self.settings.memory != "global")
+        for i, (geometry, source) in enumerate(zip(features.geometries, features.sources, strict=True)):
+            amap = None if maps is None else maps[i]
+            row = (asked.prompts.findings, scores[i], self.score_kind, amap, geometry, self.weights_hash, source)
+            out.append(Prediction(*row, map_kind=ScoreKind.ATTENTION))
         return out
