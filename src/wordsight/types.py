@@ -26,6 +26,8 @@ class ScoreKind(StrEnum):
     DISTANCE = "distance"
     SCALED = "scaled"
     """Min-max scaled by a stated ScoreScale; higher is more abnormal, [0, 1] on the data that set the scale."""
+    SIMILARITY = "similarity"
+    """Cosine of features, or a multiple of it: bounded, higher is more alike; no logit and no probability."""
     ATTENTION = "attention"
     """Share of a sentence's attention that a cell of the image takes: 0 or more, at most 1 over all cells together."""
 

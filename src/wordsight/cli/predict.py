@@ -38,6 +38,7 @@ def parser() -> CommandParser:
     add_switch(p, "--heatmaps", "write maps as PNG")
     p.add_argument("--top", type=int | None, default=3, help="PNG files per image, highest scores first; null: all")
     add_switch(p, "--all-frames", "every frame or slice of files that hold several, not the first alone", default=False)
+    add_switch(p, "--allow-outside", "a manifest may name files outside its folder", default=False)
     add_switch(p, "--overwrite", "drop predictions that the output folder holds", default=False)
     add_looking(p, WEIGHTS)
     return p
@@ -67,6 +68,13 @@ def _add_questions(p: CommandParser) -> None:
         type=Literal["logit", "pair"],
         default="logit",
         help="logit, as published; pair: probability of 'There is X' against 'There is no X'",
+    )
+    group.add_argument(
+        "--similarity",
+        type=Literal["fusion", "global", "local", "both"],
+        default="fusion",
+        help="fusion: CARZero's score; for comparison the cosine of image and sentence (global), of the best word with "
+        "what it attends to (local, 5 times a cosine), or their mean (both)",
     )
     group.add_argument(
         "--combine",
@@ -106,6 +114,7 @@ def main(argv: Sequence[str]) -> int:
         prompts=args.prompts,
         negatives=path_or_none(args.negatives),
         scores=args.scores,
+        similarity=args.similarity,
         combine=args.combine,
         map_style=args.map_style,
         settings=args.settings,
@@ -125,6 +134,7 @@ def main(argv: Sequence[str]) -> int:
         all_frames=args.all_frames,
         eval_batch=args.batch,
         overwrite=args.overwrite,
+        allow_outside=args.allow_outside,
     )
     study = predict_study(wanted)
     for note in study.notes:

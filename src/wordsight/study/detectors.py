@@ -178,6 +178,7 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
     bound = replace(
         detector.with_prompts(prompts, cache=cache),
         scores=ask.scores,
+        similarity=ask.similarity,
         combine=ask.combine,
         maps=options.maps,
         enlarge="smooth" if ask.map_style == "smooth" else "nearest",
@@ -187,6 +188,7 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
         "method": bound.name,
         "weights": bound.weights_hash,
         "scores": ask.scores,
+        **({} if ask.similarity == "fusion" else {"similarity": ask.similarity}),
         "combine": ask.combine,
         "map_style": ask.map_style,
         "precision": bound.precision,
@@ -211,6 +213,10 @@ def _wanted_prompts(ask: AskOptions) -> PromptSet:
             "a JSON file, findings ('edema, pleural effusion') or a sentence ('There is a mass in the left lung')."
         )
     prompts = prompt_set(ask.prompts)
+    if ask.scores == "pair" and ask.similarity != "fusion":
+        raise SettingsError(
+            f"--scores pair: needs the logits of --similarity fusion, got {ask.similarity}. Leave one of them out."
+        )
     if ask.scores != "pair":
         if ask.negatives is not None:
             raise SettingsError("--negatives: expected --scores pair with it, since logits do not use them. Add it.")

@@ -169,7 +169,9 @@ class CarZero:
 
     @property
     def score_kind(self) -> ScoreKind:
-        """Logits, or probabilities of sentence pairs."""
+        """Logits, probabilities of sentence pairs, or similarities of what is for comparison."""
+        if self.similarity != "fusion":
+            return ScoreKind.SIMILARITY
         return ScoreKind.LOGIT if self.scores == "logit" else ScoreKind.PROBABILITY
 
     @property
