@@ -193,3 +193,19 @@ def test_bert_sizes_come_from_its_configuration() -> None:
     for key, value in (("model_type", "roberta"), ("hidden_act", "relu"), ("position_embedding_type", "relative_key")):
         with pytest.raises(SettingsError, match=f"expected a BERT configuration with GELU .*'{value}'"):
             BertShape.from_config({key: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1. There is edema 2. There is mass", "there is edema there is mass"),
+        ("1) There is edema 2) There is mass", "there is edema there is mass"),
+        ("There is edema:\n1. mass of 3.5 cm\n2. nodule", "there is edema mass of 3.5 cm nodule"),
+        ("The mass measures 10. It is stable", "the mass measures 10 it is stable"),
+        ("There are 2 masses", "there are 2 masses"),
+        ("Rib 4. There is a fracture", "rib 4 there is a fracture"),
+        ("There is edema. 4. There is mass", "there is edema there is mass"),
+    ],
+)
+def test_enumeration_marks_vanish_where_numbers_are_kept(text: str, wanted: str) -> None:
+    assert clean(text, SETTINGS.corrected()) == wanted

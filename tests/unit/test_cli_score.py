@@ -14,6 +14,7 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 
 from wordsight.cli.main import main
 from wordsight.cli.score import ProtocolName
+from wordsight.data.manifest import read_manifest
 from wordsight.data.sources import read_chestxdet10, read_chexpert, read_openi
 from wordsight.data.sources.chestxdet10 import FINDINGS as BOXED
 from wordsight.data.sources.chexpert import COMPETITION
@@ -268,6 +269,29 @@ def test_a_map_that_points_at_nothing_is_a_miss(tmp_path: Path) -> None:
     assert found.missing == 6
     assert found.findings[BOXED.index("Mass")]["pointing"].value == pytest.approx(4 / 12)
     assert "pointing game: 6 maps point at nothing on the image: misses" in found.notes()
+
+
+def test_a_benchmark_becomes_a_table_for_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, _, _ = boxed(tmp_path)
+    for i in range(13):  # one image more than the benchmark has
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{i}.png").write_bytes(b"x")
+    words = ["data", "labels", str(tmp_path / "images"), str(labels), "--protocol", "chestxdet10", "--out"]
+    assert main([*words, str(tmp_path / "table.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "images: 12, findings: 10" in said
+    assert f"wordsight predict {tmp_path / 'table.csv'} --model carzero --prompts chestxdet10 ..." in said
+    records = read_manifest(tmp_path / "table.csv")
+    assert [record.path.name for record in records] == [f"{i}.png" for i in range(12)]
+    assert [record.labels["Nodule"] for record in records] == [i % 2 for i in range(12)]
+    assert main([*words, str(tmp_path / "elsewhere" / "table.parquet")]) == 0
+    assert "--prompts chestxdet10 --allow-outside ..." in capsys.readouterr().out
+    assert read_manifest(tmp_path / "elsewhere" / "table.parquet", allow_outside=True)[3].path.name == "3.png"
+    (tmp_path / "images" / "4.png").unlink()
+    assert main([*words, str(tmp_path / "table.csv")]) == 2
+    assert "expected the 12 images of ChestX-Det10, 1 missing: 4.png" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "table.csv"), "--frontal"]) == 2
+    assert "does not tell views" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,19 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 
+def read_labels(protocol: str, path: str | Path, *, frontal: bool = False) -> LabelTable:
+    """The label file of a protocol. Raises SettingsError for a name or views that it does not know, and DataError."""
+    if protocol not in PROTOCOLS:
+        raise SettingsError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
+    _check_views(protocol, frontal)
+    return PROTOCOLS[protocol].read(path, **({"frontal_only": True} if frontal else {}))
+
+
+def _check_views(protocol: str, frontal: bool) -> None:
+    if frontal and not PROTOCOLS[protocol].views:
+        raise SettingsError(f"frontal: the label file of {protocol} does not tell views. Leave it out.")
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreOptions:
     """Score a file of predictions.
@@ -111,8 +124,7 @@ class ScoreOptions:
             raise SettingsError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {self.protocol!r}.")
         if self.draws < 0 or self.seed < 0:
             raise SettingsError(f"draws, seed: expected 0 or more, got {self.draws} and {self.seed}.")
-        if self.frontal and not PROTOCOLS[self.protocol].views:
-            raise SettingsError(f"frontal: the label file of {self.protocol} does not tell views. Leave it out.")
+        _check_views(self.protocol, self.frontal)
         if self.readings and self.against is not None:
             raise SettingsError("against: expected scores to compare, got readings. Leave one of the two out.")
         if self.peaks is not None and not PROTOCOLS[self.protocol].boxes:
@@ -165,7 +177,7 @@ def score_predictions(options: ScoreOptions) -> Score:
     Raises DataError for files that cannot be read or do not fit together, MetricError for readings other than 0 and 1.
     """
     protocol = PROTOCOLS[options.protocol]
-    labels = protocol.read(options.labels, **({"frontal_only": True} if options.frontal else {}))
+    labels = read_labels(options.protocol, options.labels, frontal=options.frontal)
     order = None if options.order is None else read_order(options.order)
     file = read_scores(options.predictions, labels, order=order, aliases=protocol.aliases)
     measure = reading_agreement if options.readings else rank_findings

@@ -15,6 +15,7 @@ from torch import Tensor
 from wordsight.errors import PromptError, WeightsError
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.hub_files import TOKENIZER_FILES, in_hub_cache, read_tokenizer
+from wordsight.text.sentences import enumeration_marks
 
 _WORD = re.compile(r"\w+")
 _NUMBER_OR_WORD = re.compile(r"\d*\.\d+|\w+")
@@ -35,7 +36,7 @@ def clean(text: str, settings: CarZeroSettings) -> str:
     """
     kept = settings.keep_numbers
     if kept:
-        text = _OPENING_NUMBER.sub(". ", text)
+        text = _OPENING_NUMBER.sub(". ", _without_marks(text))
     text = text.replace("\n", " ")
     pieces = _SENTENCE_STOP.split(text) if kept else _FULL_STOP.split(_ENUMERATION.sub(".", text))
     words = _NUMBER_OR_WORD if kept else _WORD
@@ -47,6 +48,13 @@ def clean(text: str, settings: CarZeroSettings) -> str:
             ascii_words = (_ascii(word, settings.keep_accents) for word in found)
             sentences.append(" ".join(word for word in ascii_words if word))
     return " ".join(sentences)
+
+
+def _without_marks(text: str) -> str:
+    """The text with a full stop for every enumeration mark, also for those within a line ("1. edema 2. mass")."""
+    for mark in reversed(enumeration_marks(text)):
+        text = f"{text[: mark.start()]}. {text[mark.end() :]}"
+    return text
 
 
 def _ascii(word: str, keep_accents: bool) -> str:
