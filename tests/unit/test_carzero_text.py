@@ -209,3 +209,31 @@ def test_bert_sizes_come_from_its_configuration() -> None:
 )
 def test_enumeration_marks_vanish_where_numbers_are_kept(text: str, wanted: str) -> None:
     assert clean(text, SETTINGS.corrected()) == wanted
+
+
+def test_nothing_is_fetched_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from wordsight.models.hub_files import SMALL_FILES, TOKENIZER_FILES
+
+    fetched = []
+
+    def snapshot(repository: str, *, allow_patterns: list[str]) -> str:
+        fetched.append((repository, allow_patterns))
+        if repository.startswith("no/"):
+            raise OSError("no network\nand more")
+        return str(text_folder(tmp_path / "fetched"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    name = "nobody-xyz/not-in-any-cache"
+    with pytest.raises(WeightsError, match="Nothing is downloaded unless asked for .--text-download"):
+        find_text_folder(name)
+    with pytest.raises(WeightsError, match="found neither"):
+        find_text_folder(tmp_path / "absent", download=True)
+    assert fetched == []
+    assert find_text_folder(name, download=True) == tmp_path / "fetched"
+    assert fetched == [(name, [*TOKENIZER_FILES, *SMALL_FILES])]
+    with pytest.raises(WeightsError, match=r"text 'no/net-xyz': expected a repository .* OSError \(no network\)"):
+        find_text_folder("no/net-xyz", download=True)
+    assert find_text_folder(tmp_path / "fetched", download=True) == tmp_path / "fetched"
+    assert len(fetched) == 2

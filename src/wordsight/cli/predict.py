@@ -53,6 +53,9 @@ def _add_questions(p: CommandParser) -> None:
         default=None,
         help="folder of its text encoder (tokenizer and config.json), or its name in the Hugging Face cache",
     )
+    add_switch(
+        group, "--text-download", "fetch --text from the Hugging Face Hub (tokenizer and config.json)", default=False
+    )
     group.add_argument(
         "--prompts",
         type=str | None,
@@ -111,6 +114,7 @@ def main(argv: Sequence[str]) -> int:
 
     ask = AskOptions(
         text=args.text,
+        text_download=args.text_download,
         prompts=args.prompts,
         negatives=path_or_none(args.negatives),
         scores=args.scores,

@@ -1,4 +1,4 @@
-"""Files in Hugging Face's layout on this computer: a folder's tokenizer, and what the Hub's cache already holds."""
+"""Files in Hugging Face's layout: a folder's tokenizer, what the Hub's cache holds, and downloads where asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from wordsight.errors import WeightsError
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
                    "vocab.json")  # fmt: skip
+SMALL_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 _FILE_LIMIT = 128 * 2**20
 
 
@@ -21,6 +22,23 @@ def in_hub_cache(repository: str, file: str) -> Path | None:
     except (OSError, ValueError):  # not there, or no name that a repository can have
         return None
     return None if found is None else Path(found)
+
+
+def download_text(repository: str) -> Path:
+    """Fetch a repository's tokenizer and config.json into the Hub's cache, and return their folder; never weights.
+
+    Raises WeightsError where the Hub, or the repository, cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[*TOKENIZER_FILES, *SMALL_FILES]))
+    except (OSError, ValueError) as error:  # no network, no such repository, no name that one can have
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise WeightsError(
+            f"text {repository!r}: expected a repository of the Hugging Face Hub, got {type(error).__name__} ({reason}). "
+            "Check the name and the network, or copy the folder here."
+        ) from error
 
 
 def read_tokenizer(folder: Path) -> Any:

@@ -80,7 +80,11 @@ def _looker_of_run(options: PredictOptions) -> Looker:
 
 def _refuse_own(options: PredictOptions) -> None:
     """A CARZero that was trained here has its text encoder and settings in its folder; prompts it needs."""
-    own = {"--text": options.ask.text, "--settings": options.ask.settings}
+    own = {
+        "--text": options.ask.text,
+        "--text-download": options.ask.text_download or None,
+        "--settings": options.ask.settings,
+    }
     given = [flag for flag, value in own.items() if value is not None]
     if given:
         name = f"{options.model} --weights tiny" if options.model == CARZERO else options.model
@@ -139,7 +143,8 @@ def _load_carzero(options: PredictOptions) -> CarZero:
 
     corrected = options.ask.settings == "corrected"
     settings = None if options.ask.settings is None or corrected else carzero_settings(options.ask.settings)
-    folder = find_text_folder(Path(options.ask.text).expanduser() if "~" in options.ask.text else options.ask.text)
+    text = Path(options.ask.text).expanduser() if "~" in options.ask.text else options.ask.text
+    folder = find_text_folder(text, download=options.ask.text_download)
     network = load_network(options.weights, settings, bert=text_shape(folder))
     if corrected:
         network.settings = network.settings.corrected()

@@ -163,7 +163,8 @@ class PredictOptions:
 class AskOptions:
     """What CARZero is asked and how.
 
-    text: folder of the text encoder's tokenizer, or its name in the Hugging Face cache. prompts: a shipped set's name,
+    text: folder of the text encoder's tokenizer, or its name in the Hugging Face cache;
+    text_download: fetch it there. prompts: a shipped set's name,
     a JSON file, findings or sentences, see `prompt_set`. negatives: JSON file with sentences that deny the findings.
     scores: "logit", or "pair" for the probability of a finding's sentences against those that deny it. similarity:
     "fusion", or for comparison "global", "local" or "both" of the features alone. combine: "mean" or "max" of a
@@ -180,6 +181,7 @@ class AskOptions:
     map_style: Literal["smooth", "published"] = "smooth"
     settings: str | None = None
     cache: Path | None = None
+    text_download: bool = False
 
     def given(self) -> list[str]:
         """Names of the values that are not the default; the cache does not count."""

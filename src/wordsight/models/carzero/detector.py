@@ -131,16 +131,18 @@ class CarZero:
         settings: CarZeroSettings | None = None,
         device: str | torch.device = "cpu",
         precision: Precision = "fp32",
+        download: bool = False,
     ) -> CarZero:
         """Weights of a published checkpoint (CARZero_best_model.ckpt) or of our safetensors.
 
         text: the text encoder's folder, for its tokenizer and config.json, or its name on the Hugging Face Hub if it is
-        in this computer's cache; nothing is downloaded. settings: None takes those stored with the weights, else the
-        published ones. Raises WeightsError for files that are missing or do not fit, SettingsError for a text encoder
-        that is no BERT.
+        in this computer's cache; download: fetch it there (see `find_text_folder`). settings: None takes those stored
+        with the weights, else the published ones. Raises WeightsError for files that are missing or do not fit,
+        SettingsError for a text encoder that is no BERT.
         """
-        network = load_network(weights, settings, bert=text_shape(find_text_folder(text)))
-        return cls.from_network(network, text, device=device, precision=precision)
+        folder = find_text_folder(text, download=download)
+        network = load_network(weights, settings, bert=text_shape(folder))
+        return cls.from_network(network, folder, device=device, precision=precision)
 
     def save(self, path: str | Path) -> None:
         """All weights and settings into one safetensors file, which `from_published` reads."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wordsight.errors import PromptError, WeightsError
 from wordsight.models.carzero.settings import CarZeroSettings
-from wordsight.models.hub_files import TOKENIZER_FILES, in_hub_cache, read_tokenizer
+from wordsight.models.hub_files import TOKENIZER_FILES, download_text, in_hub_cache, read_tokenizer
 from wordsight.text.sentences import enumeration_marks
 
 _WORD = re.compile(r"\w+")
@@ -161,9 +161,10 @@ class TextInput:
         return str(self._hf.convert_tokens_to_string(pieces[first:]))
 
 
-def find_text_folder(source: str | Path) -> Path:
+def find_text_folder(source: str | Path, *, download: bool = False) -> Path:
     """The folder of a text encoder: a local path, or a Hub repository in this computer's cache.
 
+    download: fetch tokenizer and config.json of a repository that is not there yet; nothing is fetched otherwise.
     Raises WeightsError that says which files to put where.
     """
     folder = Path(source)
@@ -173,10 +174,12 @@ def find_text_folder(source: str | Path) -> Path:
         cached = [path for path in (in_hub_cache(str(source), name) for name in TOKENIZER_FILES) if path]
         if cached:
             return cached[0].parent
+        if download:
+            return download_text(str(source))
     repository = source if str(source) and not folder.is_absolute() else "REPOSITORY"
     raise WeightsError(
         f"text {str(source)!r}: expected a folder with a BERT tokenizer (vocab.txt or tokenizer.json, and "
-        "tokenizer_config.json), or a repository in the Hugging Face cache, found neither. Nothing is downloaded here: "
-        f"on a computer with network run `hf download {repository} --local-dir FOLDER`, copy FOLDER and name it with "
-        "text= (command line: --text)."
+        "tokenizer_config.json), or a repository in the Hugging Face cache, found neither. Nothing is downloaded "
+        "unless asked for (--text-download; in Python download=True): or on a computer with network run "
+        f"`hf download {repository} --local-dir FOLDER`, copy FOLDER and name it with text= (command line: --text)."
     )
