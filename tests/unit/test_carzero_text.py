@@ -226,7 +226,7 @@ def test_nothing_is_fetched_unless_asked_for(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     name = "nobody-xyz/not-in-any-cache"
-    with pytest.raises(WeightsError, match="Nothing is downloaded unless asked for .--text-download"):
+    with pytest.raises(WeightsError, match=r"Nothing is downloaded unless asked for \(--text-download"):
         find_text_folder(name)
     with pytest.raises(WeightsError, match="found neither"):
         find_text_folder(tmp_path / "absent", download=True)

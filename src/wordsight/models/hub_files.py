@@ -36,8 +36,8 @@ def download_text(repository: str) -> Path:
     except (OSError, ValueError) as error:  # no network, no such repository, no name that one can have
         reason = str(error).strip().partition("\n")[0][:200]
         raise WeightsError(
-            f"text {repository!r}: expected a repository of the Hugging Face Hub, got {type(error).__name__} ({reason}). "
-            "Check the name and the network, or copy the folder here."
+            f"text {repository!r}: expected a repository of the Hugging Face Hub, got {type(error).__name__} "
+            f"({reason}). Check the name and the network, or copy the folder here."
         ) from error
 
 
