@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wordsight.cli.parser import BACKBONE, CommandParser, add_looking, add_switch, path_or_none, use_threads
 from wordsight.cli.show import say
@@ -66,6 +66,11 @@ def _add_questions(p: CommandParser) -> None:
     group.add_argument(
         "--negatives", type=str | None, default=None, help=".json file of finding -> sentences that deny it, for pairs"
     )
+    _add_scoring(group)
+
+
+def _add_scoring(group: Any) -> None:
+    """What becomes of CARZero's answers."""
     group.add_argument(
         "--scores",
         type=Literal["logit", "pair"],
