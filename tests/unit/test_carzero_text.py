@@ -212,28 +212,29 @@ def test_enumeration_marks_vanish_where_numbers_are_kept(text: str, wanted: str)
 
 
 def test_nothing_is_fetched_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
+    from transformers.utils import hub
 
-    from wordsight.models.hub_files import SMALL_FILES, TOKENIZER_FILES
+    fetched: list[str] = []
+    there = text_folder(tmp_path / "fetched")
 
-    fetched = []
-
-    def snapshot(repository: str, *, allow_patterns: list[str]) -> str:
-        fetched.append((repository, allow_patterns))
-        if repository.startswith("no/"):
+    def cached(repository: str, name: str, *, local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise OSError("not in the cache")
+        fetched.append(name)
+        if repository.startswith("no/") or not (there / name).is_file():
             raise OSError("no network\nand more")
-        return str(text_folder(tmp_path / "fetched"))
+        return str(there / name)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(hub, "cached_file", cached)
     name = "nobody-xyz/not-in-any-cache"
     with pytest.raises(WeightsError, match=r"Nothing is downloaded unless asked for \(--text-download"):
         find_text_folder(name)
     with pytest.raises(WeightsError, match="found neither"):
         find_text_folder(tmp_path / "absent", download=True)
+    assert find_text_folder(there, download=True) == there
     assert fetched == []
-    assert find_text_folder(name, download=True) == tmp_path / "fetched"
-    assert fetched == [(name, [*TOKENIZER_FILES, *SMALL_FILES])]
-    with pytest.raises(WeightsError, match=r"text 'no/net-xyz': expected a repository .* OSError \(no network\)"):
+    assert find_text_folder(name, download=True) == there
+    assert {"config.json", "vocab.txt"} <= set(fetched)
+    assert not [file for file in fetched if "model" in file]
+    with pytest.raises(WeightsError, match=r"text 'no/net-xyz': expected a repository .* none \(no network\)"):
         find_text_folder("no/net-xyz", download=True)
-    assert find_text_folder(tmp_path / "fetched", download=True) == tmp_path / "fetched"
-    assert len(fetched) == 2

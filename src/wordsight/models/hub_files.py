@@ -9,7 +9,9 @@ from wordsight.errors import WeightsError
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
                    "vocab.json")  # fmt: skip
-SMALL_FILES = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+TEXT_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+              "added_tokens.json")  # fmt: skip
+"""Of a BERT; the first of them every repository has."""
 _FILE_LIMIT = 128 * 2**20
 
 
@@ -25,20 +27,26 @@ def in_hub_cache(repository: str, file: str) -> Path | None:
 
 
 def download_text(repository: str) -> Path:
-    """Fetch a repository's tokenizer and config.json into the Hub's cache, and return their folder; never weights.
+    """Fetch a BERT's config.json and tokenizer into the Hub's cache, and return their folder; never its weights.
 
     Raises WeightsError where the Hub, or the repository, cannot be reached.
     """
-    from huggingface_hub import snapshot_download
+    from transformers.utils.hub import cached_file
 
-    try:
-        return Path(snapshot_download(repository, allow_patterns=[*TOKENIZER_FILES, *SMALL_FILES]))
-    except (OSError, ValueError) as error:  # no network, no such repository, no name that one can have
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise WeightsError(
-            f"text {repository!r}: expected a repository of the Hugging Face Hub, got {type(error).__name__} "
-            f"({reason}). Check the name and the network, or copy the folder here."
-        ) from error
+    found: list[Path] = []
+    for name in TEXT_FILES:
+        try:
+            path = cached_file(repository, name)
+        except (OSError, ValueError) as error:  # no network, no such repository, or none that has this file
+            if not found:
+                reason = str(error).strip().partition("\n")[0][:200]
+                raise WeightsError(
+                    f"text {repository!r}: expected a repository of the Hugging Face Hub with {name}, got none "
+                    f"({reason}). Check the name and the network, or copy the folder here."
+                ) from error
+            continue
+        found += [] if path is None else [Path(path)]
+    return found[0].parent
 
 
 def read_tokenizer(folder: Path) -> Any:
