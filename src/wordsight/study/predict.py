@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordsight.data import records_from
+from wordsight.data.listing import Frames
 from wordsight.data.reading import read_records, reading_workers
 from wordsight.errors import DataError, ImageError, SettingsError
 from wordsight.progress import progress
@@ -36,7 +37,8 @@ def predict_study(options: PredictOptions) -> Study:
     from wordsight.report.predictions import Drawing, prediction_folder
 
     out, workers = options.folder, reading_workers(options.workers)
-    records = _keyed(records_from(options.source, frames="all" if options.all_frames else "first"))
+    frames: Frames = "all" if options.all_frames else "first"
+    records = _keyed(records_from(options.source, frames=frames, allow_outside=options.allow_outside))
     looker = open_looker(options)
     run = _run(looker, options)
     if not options.overwrite:
