@@ -121,7 +121,7 @@ def _file_records(path: Path, frames: Frames, split: str | None, dataset: str | 
 
 
 def hash_records(records: Iterable[Record]) -> str:
-    """SHA-256 that names a data set by what it holds: file names, contents of images and masks, frames and labels.
+    """SHA-256 that names a data set by what it holds: file names, contents of images, masks and regions, frames, labels.
 
     Names are relative to the folder that all images share, so moving or relisting the data does not change the hash.
     Raises DataError if there are no records or a file cannot be read.
@@ -133,11 +133,12 @@ def hash_records(records: Iterable[Record]) -> str:
     lines = []
     with progress("Hashing files", len(known)) as bar:
         for name, record in zip(relative_names(known), known, strict=True):
-            for file in (record.path, record.mask):
+            for file in (record.path, record.mask, record.region):
                 if file is not None and file not in contents:
                     contents[file] = _content(file)
             mask = contents[record.mask] if record.mask is not None else None
-            lines.append(repr((name, contents[record.path], mask, record.label, sorted(record.labels.items()))))
+            known_of = (name, contents[record.path], mask, record.label, sorted(record.labels.items()))
+            lines.append(repr(known_of if record.region is None else (*known_of, contents[record.region])))
             bar.advance()
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
