@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wordsight.errors import DataError
-from wordsight.imaging import InputSpec, prepare, prepare_mask, read_image, read_mask
+from wordsight.imaging import InputSpec, prepare, prepare_mask, read_mask, read_record
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.progress import track
@@ -59,7 +59,7 @@ def samples_from_records(
 
     def load(i: int) -> Tensor:
         record = records[i]
-        array, geometries[i] = prepare(read_image(record.path, frame=record.frame), spec)
+        array, geometries[i] = prepare(read_record(record), spec)
         return torch.from_numpy(np.ascontiguousarray(array))
 
     def mask(i: int) -> Tensor:
