@@ -75,9 +75,9 @@ class _Reader:
         self.failures.append((str(record.path), str(error)))
 
     def _read(self, record: Record, label: int) -> tuple[_Item, Image]:
-        from wordsight.imaging import read_image
+        from wordsight.imaging import read_record
 
-        image = read_image(record.path, frame=record.frame)
+        image = read_record(record)
         mask = region = None
         if label and record.mask is not None:
             mask = self._packed(record, record.mask, self._rule, image.shape)

@@ -28,6 +28,7 @@ class Evaluation:
     numbers: image_auroc, image_ap; with masks pixel_auroc, pixel_ap, pro; with regions region_auroc, region_ap.
     maps: (N, h, w) on the prepared grid, NaN where the image was not seen, or None; masks: (N, h, w) on the same
     grid or None, all False for normal images and for abnormal ones without a mask file (left out of pixel numbers).
+    windows: (N,) that the images were seen through, "" for the reader's own; () where none was chosen.
     failures: (path, message). weights: hash of the weights; data_hash: of the records that were measured.
     """
 
@@ -48,6 +49,7 @@ class Evaluation:
     data_hash: str
     version: str
     interval: str
+    windows: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON values; undefined numbers are None with a note."""
@@ -144,6 +146,7 @@ def _measured(results: Results, draws: int, seed: int) -> dict[str, Any]:
         "weights": results.weights,
         "data_hash": hash_records(kept),
         "interval": interval if draws else "none",
+        "windows": tuple(r.window or "" for r in kept) if any(r.window for r in kept) else (),
     }
 
 

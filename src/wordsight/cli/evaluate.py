@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wordsight.cli.parser import CommandParser, add_looking, path_or_none, use_threads
+from wordsight.cli.parser import CommandParser, add_looking, add_reading, path_or_none, use_threads, window_of
 from wordsight.cli.show import show_study
 from wordsight.study.options import EvaluateOptions, Split
 
@@ -45,6 +45,7 @@ def parser() -> CommandParser:
     p.add_argument(
         "--heatmaps", type=int | None, default=None, help="heatmap files per run, highest scores first; null: all"
     )
+    add_reading(p, "as the run was trained")
     add_looking(p)
     return p
 
@@ -68,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
         bootstrap=args.bootstrap,
         heatmaps=args.heatmaps,
         eval_batch=args.batch,
+        window=window_of(args.window),
+        frame=args.frame,
     )
     show_study(evaluate_study(wanted))
     return 0

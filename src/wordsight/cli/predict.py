@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from wordsight.cli.parser import BACKBONE, CommandParser, add_looking, add_switch, path_or_none, use_threads
+from wordsight.cli.parser import (
+    BACKBONE,
+    CommandParser,
+    add_looking,
+    add_reading,
+    add_switch,
+    path_or_none,
+    use_threads,
+    window_of,
+)
 from wordsight.cli.show import say
 from wordsight.study.options import AskOptions, PredictOptions
 
@@ -38,6 +47,7 @@ def parser() -> CommandParser:
     add_switch(p, "--heatmaps", "write maps as PNG")
     p.add_argument("--top", type=int | None, default=3, help="PNG files per image, highest scores first; null: all")
     add_switch(p, "--all-frames", "every frame or slice of files that hold several, not the first alone", default=False)
+    add_reading(p, "as the run was trained, else the file's own")
     add_switch(p, "--overwrite", "drop predictions that the output folder holds", default=False)
     add_looking(p, WEIGHTS)
     return p
@@ -125,6 +135,8 @@ def main(argv: Sequence[str]) -> int:
         all_frames=args.all_frames,
         eval_batch=args.batch,
         overwrite=args.overwrite,
+        window=window_of(args.window),
+        frame=args.frame,
     )
     study = predict_study(wanted)
     for note in study.notes:

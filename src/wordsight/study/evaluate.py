@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wordsight.data import benchmark_records, canonical_name, records_from
+from wordsight.data import benchmark_records, canonical_name, read_as, records_from
 from wordsight.data.benchmark import set_names
 from wordsight.errors import DataError, SettingsError
 from wordsight.files import file_hash
@@ -49,7 +49,7 @@ def find_records(options: EvaluateOptions, run: dict[str, Any] | None) -> tuple[
     if data.is_dir() and not set_names(data) and options.target is None:
         return data.resolve().name, records_from(data, split=options.split if _has_splits(data) else None)
     if data.is_file():
-        return data.stem, records_from(data)
+        return data.stem, records_from(data, split=options.split)
     target = options.target or (run or {}).get("run", {}).get("target")
     if target is None:
         found = ", ".join(set_names(data)) or "none"
@@ -84,6 +84,8 @@ def _measured(
     device = find_device(options.device, options.precision or "fp32")
     detector = MlaLp.load(folder, weights=options.weights, device=device)
     detector = replace(detector, precision=options.precision or detector.precision, batch_size=options.eval_batch)
+    window, frame = (run or {}).get("window"), (run or {}).get("frame")
+    frame = frame if options.frame is None else options.frame
     transductive = options.transductive
     if transductive is None:
         transductive = detector.info.get("protocol") == "published"
@@ -92,7 +94,7 @@ def _measured(
         protocol["left_out"] = left_out
     return evaluate(
         detector,
-        records,
+        read_as(records, window=options.window or window, frame=frame),
         dataset=dataset,
         protocol=protocol,
         batch_size=options.eval_batch,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wordsight.data import hash_records
 from wordsight.errors import DataError
-from wordsight.imaging import InputSpec, image_count, prepare, prepare_mask, read_image, read_mask
+from wordsight.imaging import InputSpec, image_count, prepare, prepare_mask, read_mask, read_record
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.tensor_files import hash_tensors
@@ -63,7 +63,7 @@ def samples_from_records(
 
     def load(i: int) -> Tensor:
         record = records[i]
-        array, geometries[i] = prepare(read_image(record.path, frame=record.frame), spec)
+        array, geometries[i] = prepare(read_record(record), spec)
         return torch.from_numpy(np.ascontiguousarray(array))
 
     def mask(i: int) -> Tensor:
