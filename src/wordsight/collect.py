@@ -52,19 +52,19 @@ class _Item:
         return np.unpackbits(bits, count=height * width).reshape(self.shape).astype(np.bool_)
 
 
-def _packed(record: Record, path: Any, rule: Rule, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read a mask that belongs to an image of this shape. Raises ImageError for another shape."""
+def _mask(record: Record, path: Any, rule: Rule) -> Mask:
+    """The mask of the record's frame; a single one holds for all frames. Raises ImageError."""
     from wordsight.imaging import image_count, read_mask
 
     frame = record.frame if image_count(path) > 1 else None
-    mask = read_mask(path, rule=rule, frame=frame)
-    if mask.shape != shape:
-        raise ImageError(f"{path}: expected a mask of the image's {shape}, got {mask.shape}. Resample the mask.")
-    return np.packbits(mask)
+    return read_mask(path, rule=rule, frame=frame)
 
 
 class _Reader:
-    """Records to batches of images; what cannot be read is collected in `failures` and left out."""
+    """Records to batches of images; what cannot be read is collected in `failures` and left out.
+
+    A mask of another size than its image is a failure of the mask alone: the image keeps its score.
+    """
 
     def __init__(self, records: Sequence[Record], labels: Sequence[int], rule: Rule) -> None:
         self._records, self._labels, self._rule = records, labels, rule
@@ -80,10 +80,19 @@ class _Reader:
         image = read_record(record)
         mask = region = None
         if label and record.mask is not None:
-            mask = _packed(record, record.mask, self._rule, image.shape)
+            mask = self._packed(record, record.mask, self._rule, image.shape)
         if record.region is not None:
-            region = _packed(record, record.region, "any", image.shape)
+            region = self._packed(record, record.region, "any", image.shape)
         return _Item(record, label, image.shape, mask, region), image
+
+    def _packed(self, record: Record, path: Any, rule: Rule, shape: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """The bits of a mask of an image of this shape, None where it has another."""
+        mask = _mask(record, path, rule)
+        if mask.shape == shape:
+            return np.packbits(mask)
+        told = f"expected a mask of the image's {shape}, got {mask.shape}: the image counts, its pixels do not."
+        self.failures.append((str(path), f"{path}: {told} Resample the mask."))
+        return None
 
     def batches(self, size: int, bar: Any) -> Iterator[tuple[list[_Item], list[Image]]]:
         """Up to `size` images at a time."""

@@ -99,14 +99,16 @@ def _groups(records: Sequence[Record], names: Sequence[str]) -> tuple[tuple[str,
 def _pixel_numbers(results: Results, groups: Sequence[str], draws: int, seed: int) -> dict[str, Number]:
     """Numbers of the maps where there are masks, in the whole image and inside the regions where there are some.
 
-    Abnormal images without a mask are left out: where their lesions are is not known.
+    Abnormal images without a mask of their size are left out: where their lesions are is not known.
     """
     maps, masks, regions = results.maps, results.masks, results.regions
     if maps is None or masks is None:
         return {}
     usable = np.array([item.label == 0 or item.mask is not None for item in results.items])
     lost = int((~usable).sum())
+    misfit = sum(item.label == 1 and item.mask is None and item.record.mask is not None for item in results.items)
     note = f"{lost} abnormal images without a mask left out" if lost else ""
+    note += f", {misfit} of them for a mask of another size" if misfit else ""
     counted = None if usable.all() else np.broadcast_to(usable[:, None, None], maps.shape)
     numbers = pixel_numbers(maps, masks, groups, counted, draws=draws, seed=seed, note=note)
     named = {"pixel_auroc": numbers["auroc"], "pixel_ap": numbers["ap"], "pro": numbers["pro"]}

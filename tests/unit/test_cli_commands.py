@@ -93,6 +93,11 @@ def test_several_draws_and_seeds_from_a_file(
     out = capsys.readouterr().out
     assert "mean ± standard deviation" in out
     assert "(n = 4)" in out
+    mean = next(s for s in results["summary"] if s["metric"] == "image_auroc")
+    assert mean["evaluations"] == [0, 1, 2, 3]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "mean ± std of 4 runs" in page
+    assert "Support: draw 0, seed 1: drawn with seed 0" in page
 
 
 def test_zero_shot_learns_from_the_other_set(
@@ -201,7 +206,14 @@ def test_evaluate_and_predict_in_another_precision(
 def test_evaluate_leaves_out_what_was_trained_on(
     trained_run: Path, phantom_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--data", str(phantom_data), "--split", "valid", "--bootstrap", "0", "--heatmaps", "0"]
+    names = json.loads((trained_run / "run.json").read_text())["run"]["support"]
+    for kind, label in (("good", "normal"), ("Ungood", "abnormal")):
+        shutil.copytree(phantom_data / "Brain_AD" / "test" / kind / "img", tmp_path / "own" / label)
+        for name in names[label]:
+            shutil.copy(
+                phantom_data / "Brain_AD" / "valid" / kind / "img" / name, tmp_path / "own" / label / f"v{name}"
+            )
+    words = ["--data", str(tmp_path / "own"), "--bootstrap", "0", "--heatmaps", "0"]
     assert main(["evaluate", str(trained_run), *words, "--out", str(tmp_path / "v")]) == 0
     assert "left out 4 images that it was trained on" in capsys.readouterr().err
     evaluation = json.loads((tmp_path / "v" / "results.json").read_text())["evaluations"][0]

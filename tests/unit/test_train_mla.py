@@ -21,6 +21,7 @@ from tiny_clip import CONFIG, make_clip
 from wordsight.data import SupportSet, benchmark_records, draw_support, held_out
 from wordsight.errors import DataError, SettingsError, TrainingError
 from wordsight.evaluate import evaluate
+from wordsight.imaging import read_image
 from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.settings import MlaSettings
@@ -95,6 +96,30 @@ def test_few_shot_learns_to_find_bright_squares(data: Path, method: str) -> None
     assert trained.scale.origin == "validation"
     losses = [entry["loss"] for entry in trained.info["history"] if "loss" in entry]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_training_leaves_the_given_detector_as_it_is(data: Path, shots: int) -> None:
+    support, held, test = support_of(data, "Brain")
+    base = detector()
+    images = [read_image(record.path) for record in test[:2]]
+    before, said, known = state(base), base.predict(images), base.weights_hash
+
+    def train_again() -> MlaLp:
+        if not shots:
+            return fit_zero(base, sources_of(data), training=QUICK)
+        return fit_few(base, support, training=QUICK, selection=held)
+
+    first = train_again()
+    weights, first_said = state(first), first.predict(images)
+    second = train_again()
+    assert same(state(second), weights), "the second training starts where the first did"
+    assert same(state(first), weights)
+    assert same(state(base), before)
+    for trained, old in ((base, said), (first, first_said)):
+        assert all(np.array_equal(a.scores, b.scores) for a, b in zip(trained.predict(images), old, strict=True))
+    assert base.weights_hash == known != first.weights_hash
+    assert first.clip is base.clip
 
 
 def test_few_shot_without_masks_trains_det_adapters_and_contexts_only(data: Path) -> None:
@@ -197,6 +222,9 @@ def test_zero_shot_trains_on_other_sets(data: Path, when: str) -> None:
     assert result.numbers["image_auroc"].value >= 0.8
     selections = [h for h in trained.info["history"] if "selection" in h]
     assert len(selections) >= (30 if when == "fifths" else 6)
+    assert selections[0]["epoch"] == (0 if when == "before_epoch" else 1)
+    if when == "before_epoch":
+        assert [h["epoch"] for h in selections] == list(range(6)), "candidates are named by the epochs behind them"
 
 
 def test_zero_shot_published_protocol_needs_test_images(data: Path) -> None:
@@ -394,8 +422,6 @@ def test_save_load_gives_the_same_scores(data: Path, tmp_path: Path) -> None:
     trained = fit_few(MlaLp.from_clip(str(config), settings=settings, seed=3), support, training=QUICK, selection=held)
     trained.save(tmp_path / "run")
     loaded = MlaLp.load(tmp_path / "run")
-    from wordsight.imaging import read_image
-
     images = [read_image(record.path) for record in test[:3]]
     for a, b in zip(trained.predict(images), loaded.predict(images), strict=True):
         assert np.array_equal(a.scores, b.scores)

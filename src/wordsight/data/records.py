@@ -137,7 +137,7 @@ def _file_records(path: Path, frames: Frames, split: str | None, dataset: str | 
 
 
 def hash_records(records: Iterable[Record]) -> str:
-    """SHA-256 that names a data set by what it holds: file names, images and masks by content, frames, windows, labels.
+    """SHA-256 that names a data set by what it holds: names and contents of files, frames, windows, labels.
 
     Names are relative to the folder that all images share, so moving or relisting the data does not change the hash.
     Raises DataError if there are no records or a file cannot be read.
@@ -150,11 +150,12 @@ def hash_records(records: Iterable[Record]) -> str:
     with progress("Hashing files", len(known)) as bar:
         for name, record in zip(relative_names(known), known, strict=True):
             name = name if record.window is None else f"{name} in window {record.window}"
-            for file in (record.path, record.mask):
+            for file in (record.path, record.mask, record.region):
                 if file is not None and file not in contents:
                     contents[file] = _content(file)
             mask = contents[record.mask] if record.mask is not None else None
-            lines.append(repr((name, contents[record.path], mask, record.label, sorted(record.labels.items()))))
+            known_of = (name, contents[record.path], mask, record.label, sorted(record.labels.items()))
+            lines.append(repr(known_of if record.region is None else (*known_of, contents[record.region])))
             bar.advance()
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 

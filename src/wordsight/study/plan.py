@@ -21,6 +21,7 @@ from wordsight.data.listing import child
 from wordsight.errors import DataError
 from wordsight.files import file_hash
 from wordsight.models.mla.settings import MlaSettings
+from wordsight.progress import progress
 from wordsight.study.options import TrainOptions
 from wordsight.study.target import check_target, target_records
 from wordsight.train.settings import MlaTraining
@@ -66,6 +67,26 @@ class Run:
             "selection_images": len(self.selection),
             "training_data_hash": hash_records(self.records),
         }
+
+    def seen(self) -> dict[str, list[str]]:
+        """Contents (SHA-256) of the files that weights were trained on, and of those that epoch and scale came from.
+
+        Not the test images of protocol "published": what is measured there is said by its name.
+        """
+        trained = [] if self.support is None else [*self.support.records]
+        chosen = [*self.selection]
+        for training, selection in self.sources.values():
+            trained += training
+            chosen += () if self.test else selection
+        files = [list(dict.fromkeys(record.path for record in records)) for records in (trained, chosen)]
+        with progress("hashing training images", sum(map(len, files)), "files") as bar:
+            found: list[list[str]] = []
+            for paths in files:
+                found.append([])
+                for path in paths:
+                    found[-1].append(file_hash(path))
+                    bar.advance()
+        return {"trained": found[0], "chosen": found[1]}
 
 
 def described_support(support: SupportSet | None) -> dict[str, Any] | None:

@@ -88,7 +88,8 @@ def _trained(
         (run.folder / STATE).unlink(missing_ok=True)
         return MlaLp.load(run.folder, weights=clip.weights, device=device), True
     backbone = {"architecture": clip.architecture, "weights": clip.weights, "hash": clip.weights_hash}
-    write_run(run.folder, values, options.to_json(), backbone=backbone)
+    write_run(run.folder, values, options.to_json(), backbone=backbone, seen=run.seen())
+    clip.to(find_device(training.device, training.precision))  # there every run shares it
     detector = _fitted(_untrained(options, clip, settings, run.seed), target, run, training)
     detector.save(run.folder)
     (run.folder / STATE).unlink(missing_ok=True)
