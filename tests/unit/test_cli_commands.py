@@ -49,6 +49,10 @@ def test_train_writes_a_complete_run(trained_run: Path) -> None:
     assert (protocol["shots"], protocol["draw"], protocol["seed"]) == (2, 0, 111)
     assert protocol["transductive"] is False
     assert protocol["method"] == "mla"
+    assert protocol["profile"] == "default"
+    assert protocol["other_than_profile"] == "image_size 56 instead of 240; epochs 1 instead of 10"
+    page = (trained_run / "report.html").read_text(encoding="utf-8")
+    assert "Other than profile: image_size 56 instead of 240; epochs 1 instead of 10." in page
 
 
 def test_a_finished_run_is_not_trained_again(
