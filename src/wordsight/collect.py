@@ -232,15 +232,18 @@ class _Pass:
         assert isinstance(self.detector, RawDetector)
         return self._each(items, images, self.detector.raw)
 
-    def finish(self, looked: Sequence[tuple[_Item, Any]], batch_size: int) -> None:
+    def finish(self, looked: Sequence[tuple[_Item, Any]], batch_size: int, progress: bool) -> None:
         """Scale by all raw values, then predict in batches."""
         assert isinstance(self.detector, RawDetector)
         bound = self.detector.with_scale_from([raw for _, raw in looked])
-        for start in range(0, len(looked), batch_size):
-            part = looked[start : start + batch_size]
-            predictions = bound.finish([raw for _, raw in part])
-            for (item, _), prediction in zip(part, predictions, strict=True):
-                self.results.add(item, prediction)
+        with bars.progress("Scaling scores", len(looked)) if progress else nullcontext() as bar:
+            for start in range(0, len(looked), batch_size):
+                part = looked[start : start + batch_size]
+                predictions = bound.finish([raw for _, raw in part])
+                for (item, _), prediction in zip(part, predictions, strict=True):
+                    self.results.add(item, prediction)
+                if bar is not None:
+                    bar.advance(len(part))
 
     def _each(
         self, items: list[_Item], images: list[Image], look: Callable[[Sequence[Image]], list[T]]
@@ -288,7 +291,7 @@ def collect(
             else:
                 work.direct(items, images)
     if looked:
-        work.finish(looked, batch_size)
+        work.finish(looked, batch_size, progress)
     if not results.items:
         first = "\n".join(f"  {path}: {message}" for path, message in reader.failures[:5])
         raise DataError(f"expected at least one readable image, all {len(records)} failed. The first are:\n{first}")

@@ -111,7 +111,7 @@ def test_tables_say_what_they_lack(
     for changed, message in (
         (
             text.replace(",test", ",train"),
-            "(the measurement), got train, valid. Correct the column split, or leave the",
+            "got train, valid. Correct the column split, or leave the",
         ),
         (text.replace("valid\n", "train\n"), "(the measurement), got test, train. Correct the column split."),
         (

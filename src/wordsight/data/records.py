@@ -137,7 +137,7 @@ def _file_records(path: Path, frames: Frames, split: str | None, dataset: str | 
 
 
 def hash_records(records: Iterable[Record]) -> str:
-    """SHA-256 that names a data set by its names, contents of images, masks and regions, frames, windows and labels.
+    """SHA-256 that names a data set by what it holds: names and contents of files, frames, windows, labels.
 
     Names are relative to the folder that all images share, so moving or relisting the data does not change the hash.
     Raises DataError if there are no records or a file cannot be read.

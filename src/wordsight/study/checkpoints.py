@@ -241,5 +241,5 @@ def _with_support(detector: MlaLp, options: RunOptions) -> tuple[MlaLp, SupportS
     valid = benchmark_records(options.data, target, "valid")
     support = find_support(wanted, target, options.draw, valid)
     branch: Literal["seg", "det"] = "seg" if has_masks(valid) else "det"
-    normal, abnormal = ([read_record(record) for record in part] for part in (support.normal, support.abnormal))
+    normal, abnormal = ([read_record(r) for r in records] for records in (support.normal, support.abnormal))
     return replace(detector, map_branch=branch).with_support(normal, abnormal), support

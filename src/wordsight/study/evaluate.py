@@ -43,9 +43,17 @@ def evaluate_study(options: EvaluateOptions) -> Study:
 def find_records(options: EvaluateOptions, run: dict[str, Any] | None) -> tuple[str, list[Record]]:
     """(name of the set, its records): a set of the data folder, or any source of labelled images.
 
-    Raises DataError if the set is not named and the run does not say it.
+    Raises DataError if the set is not named and the run does not say it, SettingsError for regions or a patient pattern
+    of other data than a set.
     """
     data = options.data
+    by_layout = {"--regions": options.regions, "--patient-pattern": options.patient_pattern}
+    given = [flag for flag, value in by_layout.items() if value is not None]
+    if given and (data.is_file() or (not set_names(data) and options.target is None)):
+        raise SettingsError(
+            f"{data}: expected a folder of sets (<Name>_AD) with {' and '.join(given)}, got other data. A "
+            "manifest has columns region and patient for these."
+        )
     if data.is_dir() and not set_names(data) and options.target is None:
         return data.resolve().name, records_from(data, split=options.split if _has_splits(data) else None)
     if data.is_file():
@@ -55,7 +63,8 @@ def find_records(options: EvaluateOptions, run: dict[str, Any] | None) -> tuple[
         found = ", ".join(set_names(data)) or "none"
         raise DataError(f"{data}: expected the name of the set (--target), got none. Sets there: {found}.")
     name = canonical_name(str(target), data)
-    return name, benchmark_records(data, name, options.split)
+    pattern = options.patient_pattern
+    return name, benchmark_records(data, name, options.split, regions=options.regions, patient_pattern=pattern)
 
 
 def _has_splits(folder: Path) -> bool:
@@ -86,6 +95,7 @@ def _measured(
     detector = replace(detector, precision=options.precision or detector.precision, batch_size=options.eval_batch)
     window, frame = (run or {}).get("window"), (run or {}).get("frame")
     frame = frame if options.frame is None else options.frame
+    records = read_as(records, window=options.window or window, frame=frame)
     transductive = options.transductive
     if transductive is None:
         transductive = detector.info.get("protocol") == "published"
@@ -94,7 +104,7 @@ def _measured(
         protocol["left_out"] = left_out
     return evaluate(
         detector,
-        read_as(records, window=options.window or window, frame=frame),
+        records,
         dataset=dataset,
         protocol=protocol,
         batch_size=options.eval_batch,

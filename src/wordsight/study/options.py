@@ -103,6 +103,7 @@ class EvaluateOptions:
     out: None for the run's own folder, or for other data a folder inside it. weights: the backbone's file where it is
     not where training found it. device: auto, cpu, cuda or cuda:<number>. precision: None as the run was trained.
     transductive: scale scores over the test images, the papers' protocol; None: as the run's protocol says.
+    regions, patient_pattern: organ masks and patients of a set in the benchmark's layout, see `benchmark_records`.
     bootstrap, heatmaps, eval_batch: as in TrainOptions. window, frame: None as the run was trained.
     """
 
@@ -115,6 +116,8 @@ class EvaluateOptions:
     device: str = "auto"
     precision: Precision | None = None
     transductive: bool | None = None
+    regions: Path | None = None
+    patient_pattern: str | None = None
     bootstrap: int = 1000
     heatmaps: int | None = None
     eval_batch: int = 8

@@ -33,7 +33,7 @@ def check_target(options: TrainOptions, target: str) -> None:
         return
     if not options.shots:
         raise DataError(
-            f"{options.data}: zero-shot training learns from other sets, got a table. Give a folder of sets (<Name>_AD)."
+            f"{options.data}: zero-shot training learns from other sets, got a table. Give a folder of them."
         )
     splits = set(read_column(options.data, "split"))
     wanted = {"valid", "test"} if options.evaluate else {"valid"}

@@ -17,6 +17,7 @@ from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.reading import Reading
 from wordsight.models.mla.scoring import Mode, RawScores
 from wordsight.models.tensor_files import hash_tensors
+from wordsight.progress import progress, track
 from wordsight.train.engine import load_state, make_fabric, save_state, train
 from wordsight.train.judging import judged
 from wordsight.train.samples import Samples, StemCache, SupportArrays
@@ -213,11 +214,13 @@ class Run:
         with self.fabric.autocast():
             text = self.network.text(self._object_name(cache.samples.name)).float()
         out: list[RawScores] = []
-        for part in _blocks(len(cache.samples), detector.batch_size):
-            with self.fabric.autocast():
-                tokens = self.network.adapt(cache(part), seg=detector.map_branch == "seg")
-            geometries = [cache.samples.geometry(i) for i in part]
-            out += detector.raw_from_tokens(tokens, geometries, [str(i) for i in part], text)
+        with progress(f"Judging by {cache.samples.name or 'held-out images'}", len(cache.samples)) as bar:
+            for part in _blocks(len(cache.samples), detector.batch_size):
+                with self.fabric.autocast():
+                    tokens = self.network.adapt(cache(part), seg=detector.map_branch == "seg")
+                geometries = [cache.samples.geometry(i) for i in part]
+                out += detector.raw_from_tokens(tokens, geometries, [str(i) for i in part], text)
+                bar.advance(len(part))
         return out
 
     @torch.no_grad()
@@ -229,7 +232,7 @@ class Run:
         rows = list(range(first, first + VARIANTS * self.shots))
 
         def batches() -> Iterator[Any]:
-            for part in _blocks(len(rows), self.detector.batch_size):
+            for part in track(list(_blocks(len(rows), self.detector.batch_size)), "Memory bank", unit="batches"):
                 with self.fabric.autocast():
                     stems = self.sets[0]([rows[i] for i in part])
                     yield self.network.adapt(stems, seg=self.detector.map_branch == "seg")

@@ -23,6 +23,7 @@ from wordsight.models.mla.reading import PUBLISHED, Reading
 from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, combine
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.precision import Precision, autocast
+from wordsight.progress import track
 from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind
 
 if TYPE_CHECKING:
@@ -251,7 +252,8 @@ class MlaLp:
     def build_bank(self, arrays: Tensor) -> MemoryBank:
         """Rows of the eleven variants of each support image: 11 k images, owner = i modulo k."""
         owner = torch.arange(len(arrays)).repeat(VARIANTS)
-        return self.bank_from((self.tokens(batch) for batch in torch.split(augment(arrays), self.batch_size)), owner)
+        batches = track(torch.split(augment(arrays), self.batch_size), "Memory bank", unit="batches")
+        return self.bank_from((self.tokens(batch) for batch in batches), owner)
 
     def bank_from(self, batches: Iterable[Tokens], owner: Tensor) -> MemoryBank:
         """Rows of the branch that makes the maps, from batches of adapter features."""
