@@ -52,19 +52,19 @@ class _Item:
         return np.unpackbits(bits, count=height * width).reshape(self.shape).astype(np.bool_)
 
 
-def _packed(record: Record, path: Any, rule: Rule, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read a mask that belongs to an image of this shape. Raises ImageError for another shape."""
+def _mask(record: Record, path: Any, rule: Rule) -> Mask:
+    """The mask of the record's frame; a single one holds for all frames. Raises ImageError."""
     from wordsight.imaging import image_count, read_mask
 
     frame = record.frame if image_count(path) > 1 else None
-    mask = read_mask(path, rule=rule, frame=frame)
-    if mask.shape != shape:
-        raise ImageError(f"{path}: expected a mask of the image's {shape}, got {mask.shape}. Resample the mask.")
-    return np.packbits(mask)
+    return read_mask(path, rule=rule, frame=frame)
 
 
 class _Reader:
-    """Records to batches of images; what cannot be read is collected in `failures` and left out."""
+    """Records to batches of images; what cannot be read is collected in `failures` and left out.
+
+    A mask of another size than its image is a failure of the mask alone: the image keeps its score.
+    """
 
     def __init__(self, records: Sequence[Record], labels: Sequence[int], rule: Rule) -> None:
         self._records, self._labels, self._rule = records, labels, rule
@@ -75,15 +75,24 @@ class _Reader:
         self.failures.append((str(record.path), str(error)))
 
     def _read(self, record: Record, label: int) -> tuple[_Item, Image]:
-        from wordsight.imaging import read_image
+        from wordsight.imaging import read_record
 
-        image = read_image(record.path, frame=record.frame)
+        image = read_record(record)
         mask = region = None
         if label and record.mask is not None:
-            mask = _packed(record, record.mask, self._rule, image.shape)
+            mask = self._packed(record, record.mask, self._rule, image.shape)
         if record.region is not None:
-            region = _packed(record, record.region, "any", image.shape)
+            region = self._packed(record, record.region, "any", image.shape)
         return _Item(record, label, image.shape, mask, region), image
+
+    def _packed(self, record: Record, path: Any, rule: Rule, shape: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """The bits of a mask of an image of this shape, None where it has another."""
+        mask = _mask(record, path, rule)
+        if mask.shape == shape:
+            return np.packbits(mask)
+        told = f"expected a mask of the image's {shape}, got {mask.shape}: the image counts, its pixels do not."
+        self.failures.append((str(path), f"{path}: {told} Resample the mask."))
+        return None
 
     def batches(self, size: int, bar: Any) -> Iterator[tuple[list[_Item], list[Image]]]:
         """Up to `size` images at a time."""
@@ -223,15 +232,18 @@ class _Pass:
         assert isinstance(self.detector, RawDetector)
         return self._each(items, images, self.detector.raw)
 
-    def finish(self, looked: Sequence[tuple[_Item, Any]], batch_size: int) -> None:
+    def finish(self, looked: Sequence[tuple[_Item, Any]], batch_size: int, progress: bool) -> None:
         """Scale by all raw values, then predict in batches."""
         assert isinstance(self.detector, RawDetector)
         bound = self.detector.with_scale_from([raw for _, raw in looked])
-        for start in range(0, len(looked), batch_size):
-            part = looked[start : start + batch_size]
-            predictions = bound.finish([raw for _, raw in part])
-            for (item, _), prediction in zip(part, predictions, strict=True):
-                self.results.add(item, prediction)
+        with bars.progress("Scaling scores", len(looked)) if progress else nullcontext() as bar:
+            for start in range(0, len(looked), batch_size):
+                part = looked[start : start + batch_size]
+                predictions = bound.finish([raw for _, raw in part])
+                for (item, _), prediction in zip(part, predictions, strict=True):
+                    self.results.add(item, prediction)
+                if bar is not None:
+                    bar.advance(len(part))
 
     def _each(
         self, items: list[_Item], images: list[Image], look: Callable[[Sequence[Image]], list[T]]
@@ -279,7 +291,7 @@ def collect(
             else:
                 work.direct(items, images)
     if looked:
-        work.finish(looked, batch_size)
+        work.finish(looked, batch_size, progress)
     if not results.items:
         first = "\n".join(f"  {path}: {message}" for path, message in reader.failures[:5])
         raise DataError(f"expected at least one readable image, all {len(records)} failed. The first are:\n{first}")

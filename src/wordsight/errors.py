@@ -32,6 +32,10 @@ class PromptError(WordsightError):
     """A prompt set or a list of state words is empty or malformed."""
 
 
+class DataWarning(UserWarning):
+    """Something in a folder is not used."""
+
+
 class PromptWarning(UserWarning):
     """A prompt is read otherwise than it was written."""
 

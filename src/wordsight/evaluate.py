@@ -28,6 +28,7 @@ class Evaluation:
     numbers: image_auroc, image_ap; with masks pixel_auroc, pixel_ap, pro; with regions region_auroc, region_ap.
     maps: (N, h, w) on the prepared grid, NaN where the image was not seen, or None; masks: (N, h, w) on the same
     grid or None, all False for normal images and for abnormal ones without a mask file (left out of pixel numbers).
+    windows: (N,) that the images were seen through, "" for the reader's own; () where none was chosen.
     failures: (path, message). weights: hash of the weights; data_hash: of the records that were measured.
     """
 
@@ -48,6 +49,7 @@ class Evaluation:
     data_hash: str
     version: str
     interval: str
+    windows: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Everything but the arrays, as plain JSON values; undefined numbers are None with a note."""
@@ -97,14 +99,16 @@ def _groups(records: Sequence[Record], names: Sequence[str]) -> tuple[tuple[str,
 def _pixel_numbers(results: Results, groups: Sequence[str], draws: int, seed: int) -> dict[str, Number]:
     """Numbers of the maps where there are masks, in the whole image and inside the regions where there are some.
 
-    Abnormal images without a mask are left out: where their lesions are is not known.
+    Abnormal images without a mask of their size are left out: where their lesions are is not known.
     """
     maps, masks, regions = results.maps, results.masks, results.regions
     if maps is None or masks is None:
         return {}
     usable = np.array([item.label == 0 or item.mask is not None for item in results.items])
     lost = int((~usable).sum())
+    misfit = sum(item.label == 1 and item.mask is None and item.record.mask is not None for item in results.items)
     note = f"{lost} abnormal images without a mask left out" if lost else ""
+    note += f", {misfit} of them for a mask of another size" if misfit else ""
     counted = None if usable.all() else np.broadcast_to(usable[:, None, None], maps.shape)
     numbers = pixel_numbers(maps, masks, groups, counted, draws=draws, seed=seed, note=note)
     named = {"pixel_auroc": numbers["auroc"], "pixel_ap": numbers["ap"], "pro": numbers["pro"]}
@@ -142,6 +146,7 @@ def _measured(results: Results, draws: int, seed: int) -> dict[str, Any]:
         "weights": results.weights,
         "data_hash": hash_records(kept),
         "interval": interval if draws else "none",
+        "windows": tuple(r.window or "" for r in kept) if any(r.window for r in kept) else (),
     }
 
 

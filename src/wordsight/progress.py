@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 QUIET_SECONDS = 2.0
+_LOCK = threading.RLock()
 
 
 class Progress:
@@ -19,8 +21,12 @@ class Progress:
         self._description, self._total, self._unit = description, total, unit
         self._done, self._note = 0, ""
         self._start = time.monotonic()
-        self._bar: object | None = None
+        self._task: int | None = None
         self._active = show and sys.stderr.isatty()
+        self._timer = threading.Timer(QUIET_SECONDS, self._show)
+        self._timer.daemon = True
+        if self._active:
+            self._timer.start()  # a first unit that takes long shows its bar too
 
     def advance(self, steps: int = 1) -> None:
         """Count finished units."""
@@ -33,36 +39,70 @@ class Progress:
         self._show()
 
     def _show(self) -> None:
-        if not self._active or (self._bar is None and time.monotonic() - self._start < QUIET_SECONDS):
-            return
-        from rich import progress as rich_progress
-        from rich.console import Console
-
-        if self._bar is None:
-            self._bar = rich_progress.Progress(
-                rich_progress.TextColumn("{task.description}"),
-                rich_progress.BarColumn(),
-                rich_progress.MofNCompleteColumn(),
-                rich_progress.TextColumn("{task.fields[rate]}"),
-                rich_progress.TimeRemainingColumn(),
-                rich_progress.TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
-            )
-            self._bar.start()
-            self._bar.add_task(self._description, total=self._total, rate="", note="")
-        assert isinstance(self._bar, rich_progress.Progress)
-        rate = self._done / max(time.monotonic() - self._start, 1e-9)
-        self._bar.update(
-            self._bar.task_ids[0], completed=self._done, rate=f"{rate:.1f} {self._unit}/s", note=self._note
-        )
+        with _LOCK:
+            passed = time.monotonic() - self._start
+            if not self._active or (self._task is None and passed < QUIET_SECONDS):
+                return
+            if self._task is None:
+                self._task = _SCREEN.add(self._description, self._total)
+            rate = f"{self._done / max(passed, 1e-9):.1f} {self._unit}/s"
+            _SCREEN.update(self._task, completed=self._done, rate=rate, note=self._note)
 
     def close(self) -> None:
-        """Remove the bar's live display."""
-        if self._bar is not None:
-            from rich import progress as rich_progress
+        """Leave the display; the last bar leaves its line on the terminal."""
+        self._timer.cancel()
+        with _LOCK:
+            self._active = False
+            if self._task is not None:
+                _SCREEN.remove(self._task)
+                self._task = None
 
-            assert isinstance(self._bar, rich_progress.Progress)
-            self._bar.stop()
+
+class _Screen:
+    """The one live display of all bars, so that one may run inside another."""
+
+    def __init__(self) -> None:
+        self._display: Any = None
+        self._open = 0
+
+    def add(self, description: str, total: int | None) -> int:
+        """A line for a bar; the first one starts the display."""
+        if self._display is None:
+            self._display = _display()
+            self._display.start()
+        self._open += 1
+        return int(self._display.add_task(description, total=total, rate="", note=""))
+
+    def update(self, task: int, **values: object) -> None:
+        """Change what a line shows."""
+        self._display.update(task, **values)
+
+    def remove(self, task: int) -> None:
+        """Take a line away; with the last one the display ends."""
+        self._open -= 1
+        if self._open:
+            self._display.remove_task(task)
+        else:
+            self._display.stop()
+            self._display = None
+
+
+_SCREEN = _Screen()
+
+
+def _display() -> object:
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    return rich_progress.Progress(
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[rate]}"),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
 
 
 @contextmanager

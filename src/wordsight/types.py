@@ -184,6 +184,7 @@ class Record:
 
     label: 0 normal, 1 abnormal, None unknown. labels: further findings by name. mask, region: files on the image's
     grid (non-zero = abnormal; non-zero = where pixels count, e.g. the organ). frame: frame or slice of `path`.
+    window: grey levels of CT and alike, "centre/width" or a name, see `read_image`; None leaves it to the reader.
     """
 
     path: Path
@@ -196,6 +197,7 @@ class Record:
     report: str | None = None
     frame: int | None = None
     labels: Mapping[str, int] = field(default_factory=dict, hash=False)
+    window: str | None = None
 
     @property
     def name(self) -> str:

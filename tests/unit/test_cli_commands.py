@@ -49,6 +49,10 @@ def test_train_writes_a_complete_run(trained_run: Path) -> None:
     assert (protocol["shots"], protocol["draw"], protocol["seed"]) == (2, 0, 111)
     assert protocol["transductive"] is False
     assert protocol["method"] == "mla"
+    assert protocol["profile"] == "default"
+    assert protocol["other_than_profile"] == "image_size 56 instead of 240; epochs 1 instead of 10"
+    page = (trained_run / "report.html").read_text(encoding="utf-8")
+    assert "Other than profile: image_size 56 instead of 240; epochs 1 instead of 10." in page
 
 
 def test_a_finished_run_is_not_trained_again(
@@ -93,6 +97,11 @@ def test_several_draws_and_seeds_from_a_file(
     out = capsys.readouterr().out
     assert "mean ± standard deviation" in out
     assert "(n = 4)" in out
+    mean = next(s for s in results["summary"] if s["metric"] == "image_auroc")
+    assert mean["evaluations"] == [0, 1, 2, 3]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "mean ± std of 4 runs" in page
+    assert "Support: draw 0, seed 1: drawn with seed 0" in page
 
 
 def test_zero_shot_learns_from_the_other_set(
@@ -198,7 +207,14 @@ def test_evaluate_and_predict_in_another_precision(
 def test_evaluate_leaves_out_what_was_trained_on(
     trained_run: Path, phantom_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--data", str(phantom_data), "--split", "valid", "--bootstrap", "0", "--heatmaps", "0"]
+    names = json.loads((trained_run / "run.json").read_text())["run"]["support"]
+    for kind, label in (("good", "normal"), ("Ungood", "abnormal")):
+        shutil.copytree(phantom_data / "Brain_AD" / "test" / kind / "img", tmp_path / "own" / label)
+        for name in names[label]:
+            shutil.copy(
+                phantom_data / "Brain_AD" / "valid" / kind / "img" / name, tmp_path / "own" / label / f"v{name}"
+            )
+    words = ["--data", str(tmp_path / "own"), "--bootstrap", "0", "--heatmaps", "0"]
     assert main(["evaluate", str(trained_run), *words, "--out", str(tmp_path / "v")]) == 0
     assert "left out 4 images that it was trained on" in capsys.readouterr().err
     evaluation = json.loads((tmp_path / "v" / "results.json").read_text())["evaluations"][0]
@@ -216,6 +232,29 @@ def test_evaluate_on_a_pair_of_folders(trained_run: Path, phantom_data: Path, tm
     assert evaluation["dataset"] == "own"
     assert evaluation["counts"]["images"] == 6
     assert set(evaluation["numbers"]) == {"image_auroc", "image_ap"}
+
+
+def test_evaluate_inside_regions_by_patient(
+    trained_run: Path, phantom_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    organs = tmp_path / "organs"
+    organs.mkdir()
+    half = np.zeros((240, 240), np.uint8)
+    half[:, :120] = 1
+    for image in (phantom_data / "Brain_AD" / "test").glob("*/img/*.png"):
+        with Pil.open(image) as opened:
+            Pil.fromarray(half).resize(opened.size, Pil.Resampling.NEAREST).save(organs / image.name)
+    words = ["evaluate", str(trained_run), "--bootstrap", "20", "--heatmaps", "0", "--out", str(tmp_path / "out")]
+    more = ["--regions", str(organs), "--patient-pattern", r"^\d*(\d)\."]
+    assert main([*words, "--data", str(phantom_data), *more]) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())["evaluations"][0]
+    assert 0 <= found["numbers"]["region_auroc"]["value"] <= 1
+    assert found["numbers"]["region_auroc"] != found["numbers"]["pixel_auroc"]
+    assert "patients" in found["interval"]
+    assert {row["group"] for row in table(tmp_path / "out" / "predictions.csv")} <= set("0123456789")
+    capsys.readouterr()
+    assert main([*words, "--data", str(phantom_data / "Brain_AD"), *more]) == 2
+    assert "expected a folder of sets (<Name>_AD) with --regions and --patient-pattern" in capsys.readouterr().err
 
 
 def test_evaluate_needs_a_run(phantom_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,17 @@
 """The benchmark's layout: names, pairing of masks, patients, regions."""
 
 import csv
+import gzip
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PilImage
 
+from imaging_samples import nifti
 from wordsight.data import benchmark_records, canonical_name, has_masks, records_from
 from wordsight.data.benchmark import set_names
-from wordsight.errors import DataError, SettingsError
+from wordsight.errors import DataError, DataWarning, SettingsError
 
 
 def picture(path: Path, value: int = 0) -> Path:
@@ -97,10 +99,18 @@ def test_files_that_are_not_images_are_left_out(data: Path) -> None:
     for name in ("Thumbs.db", ".hidden.png", "notes.txt"):
         (folder / name).write_bytes(b"x")
     (folder / "folder.png").mkdir()
+    (folder / "README").write_text("no image")
     for name in ("b.JPG", "c.tif", "d.bmp", "e.DCM", "plain"):
         picture(folder / name)
-    names = [r.name for r in benchmark_records(data, "Bone_v3", "test")]
-    assert names == ["1.2.840.10008", "b.JPG", "c.tif", "d.bmp", "e.DCM", "plain"]
+    (folder / "damaged.png").write_bytes(b"")
+    volume = nifti(np.zeros((4, 4, 3), np.uint8))
+    (folder / "f.nii").write_bytes(volume)
+    (folder / "g.nii.gz").write_bytes(gzip.compress(volume))
+    with pytest.warns(DataWarning, match="img: left out README, Thumbs.db, notes.txt, by content no image"):
+        names = [r.name for r in benchmark_records(data, "Bone_v3", "test")]
+    assert names == [
+        "1.2.840.10008", "b.JPG", "c.tif", "d.bmp", "damaged.png", "e.DCM", "f.nii", "g.nii.gz", "plain",
+    ]  # fmt: skip
 
 
 def test_what_is_missing_is_said(data: Path, tmp_path: Path) -> None:

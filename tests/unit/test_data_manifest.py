@@ -96,6 +96,7 @@ def test_row_numbers_stay_those_of_the_file_when_a_split_is_chosen(folder: Path)
     [
         ("path,label\nimages/a.png,0\nimages/b.png,so\nimages/c.png,2\n", "expected label 0, 1.*row 2 'so', row 3 '2'"),
         ("path,frame\nimages/a.png,-1\nimages/b.png,x\n", "expected frame 0, 1, 2.*row 1 '-1', row 2 'x'"),
+        ("path,window\nimages/a.png,40\nimages/b.png,knee\n", "expected a window such as 40/400.*'40', row 2 'knee'"),
         ("image,label\nimages/a.png,0\n", "expected a column `path`, got columns image, label"),
         ("path,label\n", "at least one row"),
         ("", "expected a CSV or Parquet table, got No columns"),
@@ -172,6 +173,7 @@ def tables(draw: st.DrawFn) -> list[dict[str, object]]:
             "dataset": optional,
             "report": optional,
             "frame": st.none() | st.integers(0, 500),
+            "window": st.sampled_from([None, "liver", "40/400", "-600/1500.5"]),
             "labels": st.dictionaries(st.sampled_from(findings), st.integers(-1, 5)) if findings else st.just({}),
         }
     )

@@ -10,7 +10,7 @@ from PIL import Image as PilImage
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from wordsight.data import benchmark_records, hash_records, records_from, records_from_pair
+from wordsight.data import benchmark_records, hash_records, listing, records_from, records_from_pair
 from wordsight.data.listing import image_files, walk_files
 from wordsight.errors import DataError
 from wordsight.imaging import read_image
@@ -110,6 +110,21 @@ def test_dicom_trees(tmp_path: Path) -> None:
     assert read_image(every[3].path, frame=every[3].frame).shape == (4, 6)
     with pytest.raises(DataError, match="expected an image"):
         records_from(tmp_path / "PAT2" / "report")
+
+
+def test_a_file_that_cannot_be_opened_stays_for_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "a.png")
+    closed = picture(tmp_path / "closed.png")
+    known = listing.content_of
+
+    def refuse(path: Path) -> str | None:
+        return listing.UNREADABLE if path == closed else known(path)
+
+    assert listing.content_of(tmp_path / "gone.png") == listing.UNREADABLE
+    monkeypatch.setattr(listing, "content_of", refuse)
+    for frames in ("first", "all"):
+        closed.write_bytes(b"\x89PNG\r\n\x1a\n")
+        assert [r.name for r in records_from(tmp_path, frames=frames)] == ["a.png", "closed.png"]
 
 
 def test_a_damaged_dicom_file_stays_for_its_reader(tmp_path: Path) -> None:
@@ -219,6 +234,9 @@ def test_the_hash_names_content_not_place_or_order(tmp_path: Path) -> None:
         hashed(tmp_path / "8", {"a.png": 1}),
     ]
     assert len({base, *changed}) == 7
+    image, region = picture(tmp_path / "9" / "a.png", 1), picture(tmp_path / "9" / "region" / "a.png", 255)
+    regions = [hash_records([Record(image, 0, region=r)]) for r in (None, region, picture(tmp_path / "b.png", 128))]
+    assert len(set(regions)) == 3
     with pytest.raises(DataError, match="at least one record to hash"):
         hash_records([])
     with pytest.raises(DataError, match=r"none\.png: cannot read"):

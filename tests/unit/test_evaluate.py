@@ -206,16 +206,29 @@ def test_broken_files_are_listed_and_the_rest_measured(tmp_path):
     records[0].path.write_bytes(b"\x89PNG\r\n\x1a\n broken")
     records[3].mask.write_bytes(b"")
     records[5] = replace(records[5], path=tmp_path / "gone.png")
-    PillowImage.fromarray(np.zeros((7, 9), dtype=np.uint8)).save(records[7].mask)
     evaluation = run(Bright(), records, batch_size=3)
-    assert [path for path, _ in evaluation.failures] == [str(records[i].path) for i in (0, 3, 5, 7)]
-    assert "expected a mask of the image's (33, 41), got (7, 9)" in evaluation.failures[3][1]
-    kept = [r for i, r in enumerate(records) if i not in (0, 3, 5, 7)]
+    assert [path for path, _ in evaluation.failures] == [str(records[i].path) for i in (0, 3, 5)]
+    kept = [r for i, r in enumerate(records) if i not in (0, 3, 5)]
     alone = run(Bright(), kept)
     assert evaluation.names == alone.names
     assert evaluation.numbers == alone.numbers
     assert evaluation.data_hash == alone.data_hash
-    assert evaluation.maps.shape == (6, SIZE, SIZE)
+    assert evaluation.maps.shape == (7, SIZE, SIZE)
+
+
+def test_a_mask_of_another_size_costs_the_pixels_alone(tmp_path):
+    records = write(tmp_path)
+    whole = run(Bright(), records)
+    PillowImage.fromarray(np.full((7, 9), 255, dtype=np.uint8)).save(records[7].mask)
+    evaluation = run(Bright(), records)
+    assert evaluation.names == whole.names
+    assert evaluation.numbers["image_auroc"] == whole.numbers["image_auroc"]
+    assert evaluation.failures == ((str(records[7].mask), evaluation.failures[0][1]),)
+    assert "expected a mask of the image's (33, 41), got (7, 9): the image counts" in evaluation.failures[0][1]
+    note = "1 abnormal images without a mask left out, 1 of them for a mask of another size"
+    assert evaluation.numbers["pixel_auroc"].note.startswith(note)
+    without = run(Bright(), [replace(r, mask=None) if i == 7 else r for i, r in enumerate(records)])
+    assert evaluation.numbers["pixel_auroc"].value == without.numbers["pixel_auroc"].value
 
 
 def test_all_broken_is_an_error_with_the_first_five(tmp_path):

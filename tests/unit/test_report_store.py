@@ -19,6 +19,7 @@ from wordsight.evaluate import Evaluation
 from wordsight.imaging.overlay import write_png
 from wordsight.metrics import Number, auroc
 from wordsight.report import read_results, rebuild_report, render_report, store, write_evaluation
+from wordsight.report.html import group_evaluations
 from wordsight.report.pictures import whole_image
 from wordsight.types import Geometry, Image, ScoreKind
 
@@ -238,6 +239,24 @@ def test_published_protocol_is_flagged_and_never_averaged_with_honest_runs(tmp_p
     assert page.text.count("chosen on the test set, as the papers did: optimistic") == 3  # table, warning, protocol
     assert "mean ± std" not in page.text
     assert not json.loads((tmp_path / "run" / "results.json").read_text())["summary"]
+
+
+def test_what_follows_from_a_draw_does_not_keep_it_from_the_mean(tmp_path: Path) -> None:
+    def drawn(draw: int, **more: object) -> Evaluation:
+        one = make(tmp_path)
+        chosen = {"draw": draw, "support": f"list Brain/4-shot.txt, draw {draw}", "epoch": 3 + draw}
+        return dataclasses.replace(one, protocol={**one.protocol, **chosen, "smoothing": 1 + 2 * (draw % 2), **more})
+
+    study = [drawn(0), drawn(1), drawn(2)]
+    assert group_evaluations(study) == [[0, 1, 2]]
+    page = Page(write_evaluation(study, tmp_path / "run").read_text(encoding="utf-8"))
+    assert "mean ± std of 3 runs" in page.text
+    assert "Epoch: draw 0, seed 0: 3; draw 1, seed 0: 4; draw 2, seed 0: 5." in page.text
+    assert group_evaluations([*study, drawn(3, selection="published")]) == [[0, 1, 2], [3]]
+    assert group_evaluations([*study, drawn(3, selected="last of 5 epochs")]) == [[0, 1, 2], [3]]
+    assert group_evaluations([*study, *study]) == [[0, 1, 2], [3, 4, 5]], "two trainings of the same draws"
+    plain = [dataclasses.replace(e, protocol={"epoch": n}) for e, n in zip(study, (1, 1, 2), strict=True)]
+    assert group_evaluations(plain) == [[0, 1], [2]]
 
 
 @pytest.mark.parametrize("count", [1, 2])

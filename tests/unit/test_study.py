@@ -310,8 +310,53 @@ def test_nothing_but_training_images_to_evaluate(phantom_data: Path, trained_run
         (tmp_path / "own" / kind).mkdir(parents=True)
         for name in run["run"]["support"][key]:
             shutil.copy(source / name, tmp_path / "own" / kind / f"copy-{name}")
-    with pytest.raises(DataError, match="all 4 images are among those it was trained on"):
-        evaluate_study(EvaluateOptions((trained_run,), tmp_path / "own", out=tmp_path / "o", device="cpu"))
+    options = EvaluateOptions(
+        (trained_run,), tmp_path / "own", out=tmp_path / "o", device="cpu", heatmaps=0, bootstrap=0
+    )
+    with pytest.raises(DataError, match="nothing is left of 4 images without 4 images that it was trained on"):
+        evaluate_study(options)
+    for kind in ("good", "Ungood"):
+        source = phantom_data / "Brain_AD" / "test" / kind / "img" / "0000.png"
+        shutil.copy(source, tmp_path / "own" / ("normal" if kind == "good" else "abnormal") / "new.png")
+    study = evaluate_study(options)
+    assert sorted(study.evaluations[0].names) == ["abnormal/new.png", "normal/new.png"]
+    assert study.evaluations[0].protocol["left_out"] == "4 images that it was trained on"
+    valid = EvaluateOptions((trained_run,), phantom_data, split="valid", out=tmp_path / "v", device="cpu", heatmaps=0)
+    (evaluation,) = evaluate_study(replace(valid, bootstrap=0)).evaluations
+    assert evaluation.protocol["left_out"] == "4 images that it was trained on and 2 images that it was chosen by"
+    assert len(evaluation.names) == 4, "twins by name, which neither training nor selection looked at"
+
+
+def test_zero_shot_runs_are_not_measured_on_their_sources(phantom_data: Path, small_clip: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train_study(quick(phantom_data, small_clip, run, shots=0, evaluate=False))
+    seen = json.loads((run / "run.json").read_text())["seen"]
+    assert [len(seen["trained"]), len(seen["chosen"])] == [6, 10]
+    asked: dict[str, Any] = {"bootstrap": 0, "heatmaps": 0, "device": "cpu", "out": tmp_path / "o"}
+    with pytest.raises(DataError, match="nothing is left of 6 images without 6 images that it was trained on"):
+        evaluate_study(EvaluateOptions((run,), phantom_data, "Chest", **asked))
+    with pytest.raises(DataError, match="nothing is left of 10 images without 10 images that it was chosen by"):
+        evaluate_study(EvaluateOptions((run,), phantom_data, "Chest", split="valid", **asked))
+    assert len(evaluate_study(EvaluateOptions((run,), phantom_data, "Brain", **asked)).evaluations[0].names) == 6
+    stored = json.loads((run / "run.json").read_text())
+    del stored["seen"]
+    (run / "run.json").write_text(json.dumps(stored))
+    with pytest.raises(DataError, match="was trained on images of Chest, and does not say on which"):
+        evaluate_study(EvaluateOptions((run,), phantom_data, "Chest", **asked))
+
+
+def test_draws_leave_out_the_same_images_and_have_a_mean(phantom_data: Path, small_clip: Path, tmp_path: Path) -> None:
+    options = quick(phantom_data, small_clip, tmp_path / "runs", shots=1, draws=(0, 1, 2), evaluate=False)
+    train_study(replace(options, training={**options.training, "protocol": "last"}))
+    asked = EvaluateOptions((tmp_path / "runs",), phantom_data, split="valid", bootstrap=0, heatmaps=0, device="cpu")
+    study = evaluate_study(replace(asked, out=tmp_path / "o"))
+    supports = [read_run(tmp_path / "runs" / f"draw-{n}")["run"]["support"]["hashes"] for n in range(3)]  # type: ignore[index]
+    union = {content for hashes in supports for content in hashes}
+    assert len(union) > 2
+    assert [len(e.names) for e in study.evaluations] == [10 - len(union)] * 3
+    assert study.notes == (f"left out {len(union)} images that one of the 3 runs was trained on",)
+    summary = json.loads((tmp_path / "o" / "results.json").read_text())["summary"]
+    assert [s["evaluations"] for s in summary if s["metric"] == "image_auroc"] == [[0, 1, 2]]
 
 
 def test_weights_are_looked_for_where_the_published_code_has_them(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tiny_clip import CONFIG, make_clip
 from wordsight.data import SupportSet, benchmark_records, draw_support, held_out
 from wordsight.errors import DataError, SettingsError, TrainingError
 from wordsight.evaluate import evaluate
+from wordsight.imaging import read_image
 from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.settings import MlaSettings
@@ -96,6 +98,30 @@ def test_few_shot_learns_to_find_bright_squares(data: Path, method: str) -> None
     assert trained.scale.origin == "validation"
     losses = [entry["loss"] for entry in trained.info["history"] if "loss" in entry]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_training_leaves_the_given_detector_as_it_is(data: Path, shots: int) -> None:
+    support, held, test = support_of(data, "Brain")
+    base = detector()
+    images = [read_image(record.path) for record in test[:2]]
+    before, said, known = state(base), base.predict(images), base.weights_hash
+
+    def train_again() -> MlaLp:
+        if not shots:
+            return fit_zero(base, sources_of(data), training=QUICK)
+        return fit_few(base, support, training=QUICK, selection=held)
+
+    first = train_again()
+    weights, first_said = state(first), first.predict(images)
+    second = train_again()
+    assert same(state(second), weights), "the second training starts where the first did"
+    assert same(state(first), weights)
+    assert same(state(base), before)
+    for trained, old in ((base, said), (first, first_said)):
+        assert all(np.array_equal(a.scores, b.scores) for a, b in zip(trained.predict(images), old, strict=True))
+    assert base.weights_hash == known != first.weights_hash
+    assert first.clip is base.clip
 
 
 def test_few_shot_without_masks_trains_det_adapters_and_contexts_only(data: Path) -> None:
@@ -198,6 +224,9 @@ def test_zero_shot_trains_on_other_sets(data: Path, when: str) -> None:
     assert result.numbers["image_auroc"].value >= 0.8
     selections = [h for h in trained.info["history"] if "selection" in h]
     assert len(selections) >= (30 if when == "fifths" else 6)
+    assert selections[0]["epoch"] == (0 if when == "before_epoch" else 1)
+    if when == "before_epoch":
+        assert [h["epoch"] for h in selections] == list(range(6)), "candidates are named by the epochs behind them"
 
 
 def test_zero_shot_published_protocol_needs_test_images(data: Path) -> None:
@@ -283,14 +312,81 @@ def test_a_killed_run_resumes_to_the_same_result(data: Path, tmp_path: Path) -> 
     assert resumed == whole
 
 
-def test_a_state_of_other_settings_is_refused(data: Path, tmp_path: Path) -> None:
+def stop(monkeypatch: pytest.MonkeyPatch, fit: Callable[[], MlaLp], epochs: int = 1) -> None:
+    """Train until the state of this many epochs is written, and no further."""
+    import wordsight.train.run as module
+
+    save, written = module.save_state, []
+
+    def interrupt(path: Path, values: dict[str, Any]) -> None:
+        save(path, values)
+        written.append(path)
+        if len(written) == epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_state", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit()
+
+
+def test_a_state_of_another_run_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     support, held, _ = support_of(data, "Brain")
-    fit_few(detector(), support, training=QUICK, selection=held, folder=tmp_path)
-    with pytest.raises(TrainingError, match=r"started with other settings \(adapter_lr\)"):
-        fit_few(detector(), support, training=replace(QUICK, adapter_lr=1e-2), selection=held, folder=tmp_path)
+    other = draw_support(benchmark_records(data, "Brain", "valid"), 2, seed=1)
+
+    def fit(start: MlaLp | None = None, support: SupportSet = support, **changes: Any) -> MlaLp:
+        training = replace(QUICK, **changes)
+        return fit_few(start or detector(), support, training=training, selection=held, folder=tmp_path)
+
+    stop(monkeypatch, fit)
+    for changed, name in (
+        ({"adapter_lr": 1e-2}, "adapter_lr"),
+        ({"support": other}, "images 0 support"),
+        ({"start": detector(seed=6)}, "initial weights"),
+    ):
+        with pytest.raises(TrainingError, match=rf"started with other settings \({name}\)"):
+            fit(**changed)  # type: ignore[arg-type]
+    assert same(state(fit(cache_gb=0.0)), state(fit_few(detector(), support, training=QUICK, selection=held)))
+    assert list(tmp_path.iterdir()) == [], "a finished run leaves no state that another could take up"
     (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(TrainingError, match="cannot be read"):
-        fit_few(detector(), support, training=QUICK, selection=held, folder=tmp_path)
+        fit()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 needs a CUDA device")
+def test_fp16_resumes_with_its_gradient_scaler(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    support, held, test = support_of(data, "Brain")
+    training = replace(QUICK, epochs=3, device="cuda", precision="fp16")
+
+    def fit(folder: Path) -> MlaLp:
+        return fit_few(detector(), support, training=training, selection=held, folder=folder)
+
+    whole = fit(tmp_path / "whole")
+    stop(monkeypatch, lambda: fit(tmp_path / "cut"), epochs=2)
+    assert torch.load(tmp_path / "cut" / "state.pt", weights_only=True)["precision"]["scale"] > 0
+    resumed = fit(tmp_path / "cut")
+    images = [read_image(record.path) for record in test[:2]]
+    for a, b in zip(whole.predict(images), resumed.predict(images), strict=True):
+        assert np.allclose(a.scores, b.scores, rtol=1e-3)
+
+
+def test_the_state_of_the_gradient_scaler_is_saved_and_loaded(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_fabric.plugins.precision.precision import Precision
+
+    support, held, _ = support_of(data, "Brain")
+    known: list[dict[str, Any]] = []
+
+    def fit() -> MlaLp:
+        return fit_few(detector(), support, training=QUICK, selection=held, folder=tmp_path)
+
+    monkeypatch.setattr(Precision, "state_dict", lambda self: {"scale": 1024.0})
+    monkeypatch.setattr(Precision, "load_state_dict", lambda self, values: known.append(values))
+    stop(monkeypatch, fit)
+    assert known == []
+    fit()
+    assert known == [{"scale": 1024.0}]
 
 
 def test_state_round_trip(tmp_path: Path) -> None:
@@ -395,8 +491,6 @@ def test_save_load_gives_the_same_scores(data: Path, tmp_path: Path) -> None:
     trained = fit_few(MlaLp.from_clip(str(config), settings=settings, seed=3), support, training=QUICK, selection=held)
     trained.save(tmp_path / "run")
     loaded = MlaLp.load(tmp_path / "run")
-    from wordsight.imaging import read_image
-
     images = [read_image(record.path) for record in test[:3]]
     for a, b in zip(trained.predict(images), loaded.predict(images), strict=True):
         assert np.array_equal(a.scores, b.scores)

@@ -7,14 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from imaging_samples import nifti
 from test_train_mla import QUICK, data, detector, same, sources_of, state, support_of  # noqa: F401
 from wordsight.errors import SettingsError
+from wordsight.imaging import mla_input, prepare_mask, read_mask
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.train.mla import MlaTraining, fit_few, fit_zero
+from wordsight.train.samples import samples_from_records
 from wordsight.train.store import TensorStore
+from wordsight.types import Record
 
 
 def numbers(seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -97,7 +102,7 @@ def test_first_blocks_run_once_per_image_wherever_they_are_kept(
     trained = fit_few(detector(), support, training=training, selection=held, folder=tmp_path)
     assert same(state(trained), expected)
     assert (images == 44 + len(held)) is once
-    assert {path.name for path in tmp_path.iterdir()} == {"state.pt"}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_masks_are_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -115,11 +120,26 @@ def test_masks_are_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(set(paths)) == 12
 
 
-def test_where_activations_are_kept_is_no_decision_of_a_run(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    support, held, _ = support_of(data, "Brain")
-    first = state(fit_few(detector(), support, training=QUICK, selection=held, folder=tmp_path))
-    again = replace(QUICK, cache_gb=0.0, cache_disk_gb=1.0)
-    assert same(first, state(fit_few(detector(), support, training=again, selection=held, folder=tmp_path)))
+def test_masks_of_volumes_are_read_at_the_frame_of_their_record(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    marked = np.zeros((40, 40, 3), np.uint8)
+    marked[:20, :, 0], marked[:, :20, 2] = 1, 1
+    for name, voxels in (
+        ("image", rng.random((40, 40, 3)).astype(np.float32)),
+        ("mask", marked),
+        ("flat", marked[..., 0]),
+    ):
+        (tmp_path / f"{name}.nii").write_bytes(nifti(voxels))
+    spec = mla_input(56)
+    image, mask = tmp_path / "image.nii", tmp_path / "mask.nii"
+    samples = samples_from_records([Record(image, 1, mask, frame=frame) for frame in range(3)], spec, name="x")
+    for frame in range(3):
+        expected = prepare_mask(read_mask(mask, frame=frame), spec)
+        assert np.array_equal(samples.mask(frame).numpy(), expected)
+        assert expected.any() == (frame != 1)
+    assert not torch.equal(samples.mask(0), samples.mask(2))
+    shared = samples_from_records([Record(image, 1, tmp_path / "flat.nii", frame=2)], spec, name="x")
+    assert torch.equal(shared.mask(0), samples.mask(0)), "one mask holds for every frame"
 
 
 @pytest.mark.parametrize("values", [{"cache_gb": -1.0}, {"cache_disk_gb": -0.5}])

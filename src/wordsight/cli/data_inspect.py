@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wordsight.cli.parser import CommandParser, path_or_none
+from wordsight.cli.parser import CommandParser, add_reading, path_or_none, window_of
 
 if TYPE_CHECKING:
     from wordsight.data import Inspection
@@ -23,6 +23,7 @@ def parser() -> CommandParser:
     p = CommandParser("data inspect", "PATH [options]", DESCRIPTION)
     p.add_argument("path", type=str, help="a folder of <Name>_AD sets, one set, a folder of images, or a manifest")
     p.add_argument("--split", type=str | None, default=None, help="one split alone; null: all")
+    add_reading(p)
     p.add_argument("--out", type=str | None, default=None, help="also write everything found to this JSON file")
     return p
 
@@ -30,10 +31,12 @@ def parser() -> CommandParser:
 def main(argv: Sequence[str]) -> int:
     """Inspect and print a table per set with its warnings."""
     args = parser().parse_args(list(argv))
-    from wordsight.data import inspect_records
+    from wordsight.data import inspect_records, read_as
     from wordsight.files import write_json
 
-    found = {name: inspect_records(part) for name, part in find_sets(Path(args.path).expanduser(), args.split).items()}
+    sets = find_sets(Path(args.path).expanduser(), args.split)
+    window = window_of(args.window)
+    found = {name: inspect_records(read_as(part, window=window, frame=args.frame)) for name, part in sets.items()}
     for name, inspection in found.items():
         _show(name, inspection)
     out = path_or_none(args.out)

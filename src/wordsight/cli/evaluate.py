@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wordsight.cli.parser import CommandParser, add_looking, add_switch, path_or_none, use_threads
+from wordsight.cli.parser import (
+    CommandParser,
+    add_looking,
+    add_reading,
+    add_switch,
+    path_or_none,
+    use_threads,
+    window_of,
+)
 from wordsight.cli.show import show_study
 from wordsight.study.options import EvaluateOptions, Split
 
@@ -42,10 +50,23 @@ def parser() -> CommandParser:
         default=None,
         help="scale scores by their range over the test images, the papers' protocol; null: as the run was trained",
     )
+    p.add_argument(
+        "--regions",
+        type=str | None,
+        default=None,
+        help="folder of organ masks with the images' file names: pixels are also measured inside them",
+    )
+    p.add_argument(
+        "--patient-pattern",
+        type=str | None,
+        default=None,
+        help="regular expression with one group that finds the patient in a file name, for intervals by patient",
+    )
     p.add_argument("--bootstrap", type=int, default=1000, help="draws of the 95 % intervals; 0: none")
     p.add_argument(
         "--heatmaps", type=int | None, default=None, help="heatmap files per run, highest scores first; null: all"
     )
+    add_reading(p, "as the run was trained")
     add_looking(p)
     return p
 
@@ -66,10 +87,14 @@ def main(argv: Sequence[str]) -> int:
         device=args.device,
         precision=args.precision,
         transductive=args.transductive,
+        regions=path_or_none(args.regions),
+        patient_pattern=args.patient_pattern,
         bootstrap=args.bootstrap,
         heatmaps=args.heatmaps,
         eval_batch=args.batch,
         allow_outside=args.allow_outside,
+        window=window_of(args.window),
+        frame=args.frame,
     )
     show_study(evaluate_study(wanted))
     return 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from wordsight import __version__
-from wordsight.errors import PromptWarning, WordsightError
+from wordsight.errors import DataWarning, PromptWarning, WordsightError
 
 COMMANDS: Mapping[tuple[str, ...], tuple[str, str]] = {
     ("demo",): ("demo", "everything on synthetic images: no data, no weights, about two minutes on a laptop"),
@@ -70,7 +70,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """A warning of this package without the line of code it comes from; others as Python shows them."""
-    known = issubclass(category, PromptWarning)
+    known = issubclass(category, DataWarning | PromptWarning)
     text = f"warning: {message}\n" if known else warnings.formatwarning(message, category, filename, lineno)
     print(text, end="", file=sys.stderr)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_type_hints
@@ -87,6 +87,34 @@ def add_looking(parser: CommandParser, weights: str = BACKBONE) -> None:
         help="of computations; auto: the fastest here; fp16 needs CUDA; null: as the run was trained, CARZero: fp32",
     )
     add_running(parser)
+
+
+def add_reading(target: Any, otherwise: str = "the file's own") -> None:
+    """How image files are read, to a parser or group. otherwise: the window where none is given."""
+    target.add_argument(
+        "--window",
+        type=str,
+        nargs="+",
+        default=None,
+        metavar="WINDOW",
+        help="grey levels of CT: centre and width, such as 40 400, or lung, mediastinum, soft-tissue, liver, bone, "
+        f"brain, subdural, stroke; null: {otherwise}",
+    )
+    target.add_argument(
+        "--frame",
+        type=int | None,
+        default=None,
+        help="frame of every file that holds several, or slice from the feet; null: the first, of a volume the middle",
+    )
+
+
+def window_of(values: Sequence[str] | None) -> str | None:
+    """The value of --window as `read_image` takes it. Raises SettingsError for an unknown one."""
+    from wordsight.imaging.windows import parse_window
+
+    window = None if values is None else "/".join(values)
+    parse_window(window)
+    return window
 
 
 def use_threads(threads: int | None) -> None:

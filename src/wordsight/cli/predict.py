@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from wordsight.cli.parser import BACKBONE, CommandParser, add_looking, add_switch, path_or_none, use_threads
+from wordsight.cli.parser import (
+    BACKBONE,
+    CommandParser,
+    add_looking,
+    add_reading,
+    add_switch,
+    path_or_none,
+    use_threads,
+    window_of,
+)
 from wordsight.cli.show import say
 from wordsight.study.options import AskOptions, PredictOptions
 
@@ -39,6 +48,7 @@ def parser() -> CommandParser:
     p.add_argument("--top", type=int | None, default=3, help="PNG files per image, highest scores first; null: all")
     add_switch(p, "--all-frames", "every frame or slice of files that hold several, not the first alone", default=False)
     add_switch(p, "--allow-outside", "a manifest may name files outside its folder", default=False)
+    add_reading(p, "as the run was trained, else the file's own")
     add_switch(p, "--overwrite", "drop predictions that the output folder holds", default=False)
     p.add_argument(
         "--workers",
@@ -151,6 +161,8 @@ def main(argv: Sequence[str]) -> int:
         workers=args.workers,
         overwrite=args.overwrite,
         allow_outside=args.allow_outside,
+        window=window_of(args.window),
+        frame=args.frame,
     )
     study = predict_study(wanted)
     for note in study.notes:

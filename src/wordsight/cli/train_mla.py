@@ -10,11 +10,13 @@ from wordsight.cli.parser import (
     CommandParser,
     Precision,
     add_fields,
+    add_reading,
     add_running,
     add_switch,
     given,
     path_or_none,
     use_threads,
+    window_of,
 )
 from wordsight.cli.show import say, show_study
 from wordsight.models.mla.settings import MlaSettings
@@ -28,9 +30,13 @@ DESCRIPTION = (
     "Without data: wordsight data phantoms DIR. Without weights: the small backbone 'tiny' of this package, for trying "
     "only; for real work put OpenAI's ViT-L-14-336px.pt into CLIP/ckpt/ and say --architecture ViT-L-14-336."
 )
+DATA = (
+    "folder that holds <Name>_AD folders, or a manifest (.csv, .parquet) of your images with columns path, label and "
+    "split (valid: support and selection; test: the measurement)"
+)
 TARGET = (
     "the set: Brain|BrainMRI, Liver|LiverCT, Retina_RESC|RESC, Retina_OCT2017|OCT17, Chest|ChestXray, "
-    "Histopathology|HIS, or any <Name>_AD folder, in any case"
+    "Histopathology|HIS, or any <Name>_AD folder, in any case; a manifest needs no name"
 )
 PROFILE = (
     "settings to start from: the papers' (published), the same with its faults mended (corrected), or that with faster "
@@ -46,7 +52,7 @@ MAIN = ("epochs", "protocol", "precision", "device", "seed")
 
 def parser() -> CommandParser:
     """Flags of the command."""
-    p = CommandParser("train mla", "--data DATA --target NAME [options]", DESCRIPTION, config=True)
+    p = CommandParser("train mla", "--data DATA [--target NAME] [options]", DESCRIPTION, config=True)
     _add_data(p.add_argument_group("what to learn from"))
     _add_method(p.add_argument_group("what to train"))
     _add_output(p.add_argument_group("what to write"))
@@ -58,8 +64,8 @@ def parser() -> CommandParser:
 
 def _add_data(group: Any) -> None:
     add = group.add_argument
-    add("--data", type=str, default="data", help="folder that holds <Name>_AD folders")
-    add("--target", type=str, required=True, help=TARGET)
+    add("--data", type=str, default="data", help=DATA)
+    add("--target", type=str | None, default=None, help=TARGET)
     add("--shots", type=int, default=4, help="images per class to learn from; 0: zero-shot")
     add(
         "--draws",
@@ -74,6 +80,7 @@ def _add_data(group: Any) -> None:
         default="auto",
         help="auto: published lists where they have the draw, else random; random; or a folder of <Name>/<k>-shot.txt",
     )
+    add_reading(group)
     add("--sources", type=str, nargs="*", default=None, help="zero-shot: sets to train on; null: all others")
 
 
@@ -122,6 +129,8 @@ def options(args: Any) -> TrainOptions:
         bootstrap=args.bootstrap,
         heatmaps=args.heatmaps,
         eval_batch=args.batch,
+        window=window_of(args.window),
+        frame=args.frame,
     )
 
 
@@ -137,6 +146,7 @@ def run(wanted: TrainOptions) -> int:
     from wordsight.study import train_study
 
     shots = f"{wanted.shots}-shot" if wanted.shots else "zero-shot"
-    say(f"{wanted.method} {shots} on {wanted.target}, profile {wanted.profile}, backbone {wanted.architecture}")
+    target = wanted.target or wanted.data.stem
+    say(f"{wanted.method} {shots} on {target}, profile {wanted.profile}, backbone {wanted.architecture}")
     show_study(train_study(wanted))
     return 0

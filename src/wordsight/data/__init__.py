@@ -3,7 +3,7 @@
 from wordsight.data.benchmark import benchmark_records, canonical_name, has_masks
 from wordsight.data.inspect import Inspection, inspect_records
 from wordsight.data.manifest import read_manifest, write_manifest
-from wordsight.data.records import hash_records, records_from, records_from_pair
+from wordsight.data.records import hash_records, read_as, records_from, records_from_pair
 from wordsight.data.support import (
     SupportSet,
     draw_support,
@@ -24,6 +24,7 @@ __all__ = [
     "held_out",
     "inspect_records",
     "published_support",
+    "read_as",
     "read_manifest",
     "read_support_file",
     "records_from",

@@ -8,13 +8,14 @@ replacing text in the whole path or of pairing by position.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from wordsight.data.listing import MASK_FOLDER, child, few, image_files
 from wordsight.data.manifest import read_table
-from wordsight.errors import DataError, SettingsError
+from wordsight.errors import DataError, DataWarning, SettingsError
 from wordsight.types import Record
 
 Split = Literal["train", "valid", "test"]
@@ -93,7 +94,7 @@ def mask_folder(folder: Path, split: str) -> Path | None:
     """The folder with the masks of a split of a set folder; None if it is missing or empty."""
     kind = child(child(folder, split) or folder / split, KINDS[1])
     masks = child(kind, MASK_FOLDER) if kind is not None else None
-    return masks if masks is not None and image_files(masks) else None
+    return masks if masks is not None and image_files(masks)[0] else None
 
 
 def pair_masks(images: Iterable[Path], masks: Path) -> dict[Path, Path]:
@@ -148,7 +149,10 @@ def split_records(
     records: list[Record] = []
     for label, kind in enumerate(KINDS):
         images_folder = child(child(where, kind) or where / kind, "img")
-        images = image_files(images_folder) if images_folder is not None else []
+        images, others = image_files(images_folder) if images_folder is not None else ([], [])
+        if others:
+            text = f"{images_folder}: left out {few(o.name for o in others)}, by content no image"
+            warnings.warn(text, DataWarning, stacklevel=2)
         masks: dict[Path, Path] = {}
         if label == 1 and masked and images_folder is not None:
             masks = pair_masks(images, child(images_folder.parent, MASK_FOLDER) or images_folder.parent / MASK_FOLDER)

@@ -110,10 +110,10 @@ class Collector:
 
     def add(self, name: str, record: Record) -> None:
         """Read a record's image, mask and region; what cannot be read goes to `unreadable`."""
-        from wordsight.imaging import read_image
+        from wordsight.imaging import read_record
 
         try:
-            image = read_image(record.path, frame=record.frame)
+            image = read_record(record)
         except ImageError as error:
             self.unreadable.append((name, str(error)))
             return

@@ -174,7 +174,8 @@ def _shortcuts(seen: Sequence[Seen]) -> dict[str, float | None]:
 
 def _label_warnings(records: Sequence[Record], unreadable: Sequence[tuple[str, str]]) -> Iterator[str]:
     if unreadable:
-        yield f"{len(unreadable)} of {len(records)} images or masks cannot be read: {few(n for n, _ in unreadable)}"
+        names, why = few(n for n, _ in unreadable), unreadable[0][1]
+        yield f"{len(unreadable)} of {len(records)} images or masks cannot be read: {names}; the first: {why}"
     by_split: dict[str | None, set[int]] = defaultdict(set)
     for record in records:
         if record.label is not None:

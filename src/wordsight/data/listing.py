@@ -1,4 +1,4 @@
-"""What lies in a folder: image files by content or by suffix, and how many frames a file holds."""
+"""What lies in a folder: image files by content, and how many frames a file holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from wordsight.types import Record
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 Frames = Literal["first", "all"]
 MASK_FOLDER = "anomaly_mask"
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ""})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".nii"})
+UNREADABLE = "unreadable"
 
 
 def child(folder: Path, name: str) -> Path | None:
@@ -37,10 +38,14 @@ def few(names: Iterable[object], limit: int = 5) -> str:
     return ", ".join(texts[:limit]) + rest
 
 
-def image_suffix(name: str) -> str:
-    """Lower-cased suffix; "" for none and for what follows the last dot of a DICOM UID (digits only)."""
-    suffix = Path(name).suffix.lower()
-    return "" if suffix[1:].isdigit() else suffix
+def content_of(path: Path) -> str | None:
+    """The format that `wordsight.imaging.sniff` finds, None for none, UNREADABLE for a file that cannot be opened."""
+    from wordsight.imaging import sniff
+
+    try:
+        return sniff(path)
+    except ImageError:
+        return UNREADABLE
 
 
 def _unlistable(error: OSError) -> DataError:
@@ -53,17 +58,22 @@ def _refuse(error: OSError) -> None:
     raise _unlistable(error) from error
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files directly in a folder by suffix (any case, or none), sorted by name, hidden files left out.
+def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Images and other files directly in a folder, both sorted by name, hidden files left out.
 
-    Raises DataError if the folder cannot be listed.
+    An image is what is one by content, and what its suffix says is one: a damaged or unreadable file stays among the
+    images, so that whoever reads it says what is wrong. Raises DataError if the folder cannot be listed.
     """
     try:
         entries = sorted(folder.iterdir(), key=lambda p: p.name)
     except OSError as error:
         raise _unlistable(error) from error
-    visible = (p for p in entries if not p.name.startswith(".") and image_suffix(p.name) in IMAGE_SUFFIXES)
-    return [p for p in visible if p.is_file()]
+    images, others = [], []
+    for path in entries:
+        if not path.name.startswith(".") and path.is_file():
+            is_image = path.suffix.lower() in IMAGE_SUFFIXES or content_of(path) is not None
+            (images if is_image else others).append(path)
+    return images, others
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
@@ -109,7 +119,7 @@ def _dicom_patient(path: Path) -> tuple[str | None, bool]:
 def expand(path: Path, content: str, frames: Frames, known: Record) -> list[Record]:
     """Records of one image file: one with frame None, or with frames="all" one per frame, page or slice.
 
-    content: what `wordsight.imaging.sniff` found. known: a record whose other fields are kept (its path is not used).
+    content: what `content_of` found. known: a record whose other fields are kept (its path is not used).
     frame None leaves the choice to the reader, which takes the first frame or a volume's middle slice. The patient is
     taken from a DICOM header unless known. A DICOM object without an image (a directory, a report) gives no record; a
     damaged file gives one, so that whoever reads it says what is wrong.
@@ -136,12 +146,10 @@ def image_records(folder: Path, frames: Frames, known: Record) -> list[Record]:
 
     known: see `expand`.
     """
-    from wordsight.imaging import sniff
-
     records: list[Record] = []
     with progress(f"Looking for images in {folder.name or folder}", unit="files") as bar:
         for path in walk_files(folder):
-            content = sniff(path)
+            content = content_of(path)
             if content is not None:
                 records += expand(path, content, frames, known)
             bar.advance()

@@ -7,15 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from wordsight.data.listing import few
-from wordsight.errors import DataError
+from wordsight.errors import DataError, SettingsError
 from wordsight.files import atomic_path
 from wordsight.types import Record
 
+T = TypeVar("T")
 Table = dict[str, list[str]]
 FILE_COLUMNS = ("path", "mask", "region")
-COLUMNS = ("path", "label", "mask", "region", "patient", "split", "dataset", "report", "frame")
+COLUMNS = ("path", "label", "mask", "region", "patient", "split", "dataset", "report", "frame", "window")
 NO_FINDINGS = frozenset({*COLUMNS, "study", "view"})
 MANIFEST_SUFFIXES = frozenset({".csv", ".parquet"})
 LABEL_WORDS: Mapping[str, int | None] = {
@@ -29,13 +31,15 @@ MAX_CSV_BYTES = 4 << 30
 def read_manifest(
     path: Path, *, split: str | None = None, dataset: str | None = None, allow_outside: bool = False
 ) -> list[Record]:
-    """Records of a table with a column `path` and any of label, mask, region, patient, split, dataset, report, frame.
+    """Records of a table with a column `path` and any of label, mask, region, patient, split, dataset, report, frame,
+    window.
 
     Paths are relative to the table's folder; with allow_outside they may also be absolute or leave it. Labels are
-    0/1, normal/abnormal or good/ungood in any case; an empty cell means unknown. Every further column that holds only
+    0/1, normal/abnormal or good/ungood in any case; an empty cell means unknown. A window is "centre/width" or a name
+    (see `read_image`). Every further column that holds only
     whole numbers (and empty cells) is a finding, in Record.labels; study and view never are. split keeps the rows of
     that split, or names the split where the table names none; dataset names rows without one. The order is kept.
-    Raises DataError that lists the rows with unknown labels, bad frames, paths outside, or missing files.
+    Raises DataError that lists the rows with unknown labels, bad frames or windows, paths outside, or missing files.
     """
     path = Path(path)
     table = read_table(path)
@@ -49,6 +53,7 @@ def read_manifest(
     cells = {column: table.get(column, [""] * len(rows)) for column in COLUMNS}
     labels = _parsed(path, "label 0, 1, normal, abnormal, good, ungood or empty", rows, cells["label"], _label)
     frames = _parsed(path, "frame 0, 1, 2, ... or empty", rows, cells["frame"], _frame)
+    windows = _parsed(path, "a window such as 40/400 or lung, or empty", rows, cells["window"], _window)
     unnamed = [row for row, cell in zip(rows, cells["path"], strict=True) if not cell]
     if unnamed:
         raise DataError(f"{path}: expected an image in column path of every row, it is empty in row {few(unnamed)}.")
@@ -66,6 +71,7 @@ def read_manifest(
             report=cells["report"][i] or None,
             frame=frames[i],
             labels={name: value for name, values in findings.items() if (value := values[i]) is not None},
+            window=windows[i],
         )
         for i, image in enumerate(file for file in files["path"] if file is not None)
     ]
@@ -193,10 +199,19 @@ def _frame(text: str) -> int | None:
     return number
 
 
+def _window(text: str) -> str | None:
+    from wordsight.imaging.windows import parse_window
+
+    try:
+        return text if parse_window(text or None) is not None else None
+    except SettingsError as error:
+        raise ValueError(text) from error
+
+
 def _parsed(
-    path: Path, expected: str, rows: Sequence[int], texts: Sequence[str], parse: Callable[[str], int | None]
-) -> list[int | None]:
-    values: list[int | None] = []
+    path: Path, expected: str, rows: Sequence[int], texts: Sequence[str], parse: Callable[[str], T | None]
+) -> list[T | None]:
+    values: list[T | None] = []
     bad: list[str] = []
     for row, text in zip(rows, texts, strict=True):
         try:

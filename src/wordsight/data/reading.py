@@ -12,7 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from wordsight.errors import DataError, ImageError, SettingsError
-from wordsight.imaging import read_image
+from wordsight.imaging import read_record
 from wordsight.types import Image, Record
 
 INLINE = 32  # for fewer files starting processes costs more than it saves
@@ -75,6 +75,6 @@ def _begin() -> None:
 
 def _read(record: Record) -> Image | str:
     try:
-        return read_image(record.path, frame=record.frame)
+        return read_record(record)
     except (ImageError, OSError) as error:
         return str(error)

@@ -11,7 +11,7 @@ from wordsight.data.benchmark import KINDS, SPLITS, pair_masks, split_records
 from wordsight.data.collect import relative_names
 from wordsight.data.listing import MASK_FOLDER, Frames, child, expand, image_records
 from wordsight.data.manifest import MANIFEST_SUFFIXES, read_manifest
-from wordsight.errors import DataError
+from wordsight.errors import DataError, SettingsError
 from wordsight.files import file_hash
 from wordsight.progress import progress
 from wordsight.types import Record
@@ -58,6 +58,22 @@ def records_from(
             "train/, valid/, test/ with these; found none. Give the folder that holds the images."
         )
     return records
+
+
+def read_as(records: Iterable[Record], *, window: str | None = None, frame: int | None = None) -> list[Record]:
+    """The records with this window and frame, where they have none of their own.
+
+    Raises SettingsError for a window that `read_image` does not know or a frame below 0.
+    """
+    from wordsight.imaging.windows import parse_window
+
+    parse_window(window)
+    if frame is not None and frame < 0:
+        raise SettingsError(f"expected a frame from 0, got {frame}.")
+    return [
+        replace(r, window=window if r.window is None else r.window, frame=frame if r.frame is None else r.frame)
+        for r in records
+    ]
 
 
 def records_from_pair(
@@ -121,7 +137,7 @@ def _file_records(path: Path, frames: Frames, split: str | None, dataset: str | 
 
 
 def hash_records(records: Iterable[Record]) -> str:
-    """SHA-256 that names a data set by what it holds: file names, contents of images and masks, frames and labels.
+    """SHA-256 that names a data set by what it holds: names and contents of files, frames, windows, labels.
 
     Names are relative to the folder that all images share, so moving or relisting the data does not change the hash.
     Raises DataError if there are no records or a file cannot be read.
@@ -133,11 +149,13 @@ def hash_records(records: Iterable[Record]) -> str:
     lines = []
     with progress("Hashing files", len(known)) as bar:
         for name, record in zip(relative_names(known), known, strict=True):
-            for file in (record.path, record.mask):
+            name = name if record.window is None else f"{name} in window {record.window}"
+            for file in (record.path, record.mask, record.region):
                 if file is not None and file not in contents:
                     contents[file] = _content(file)
             mask = contents[record.mask] if record.mask is not None else None
-            lines.append(repr((name, contents[record.path], mask, record.label, sorted(record.labels.items()))))
+            known_of = (name, contents[record.path], mask, record.label, sorted(record.labels.items()))
+            lines.append(repr(known_of if record.region is None else (*known_of, contents[record.region])))
             bar.advance()
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 

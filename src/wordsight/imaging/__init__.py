@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wordsight.imaging.prepare import CARZERO_INPUT, InputSpec, mla_input, prepare, prepare_mask
-from wordsight.imaging.read import image_count, read_image, read_many, read_mask
+from wordsight.imaging.read import image_count, read_image, read_many, read_mask, read_record
 from wordsight.imaging.source import DEFAULT_MAX_PIXELS, sniff
 from wordsight.imaging.windows import CT_WINDOWS
 
@@ -19,5 +19,6 @@ __all__ = [
     "read_image",
     "read_many",
     "read_mask",
+    "read_record",
     "sniff",
 ]

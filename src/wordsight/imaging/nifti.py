@@ -200,7 +200,7 @@ def _levels(
     if values.min() <= _LOW_HU:
         raise ImageError(
             f"{name}: values down to {values.min():g} look like CT, which needs a window. "
-            f"Give window=(centre, width) or a name: {', '.join(CT_WINDOWS)}."
+            f"Give one with window= (or --window), as centre and width or by name: {', '.join(CT_WINDOWS)}."
         )
     if stored.dtype == np.uint8 and layout.slope == 1 and layout.intercept == 0:
         return stretch(values, 0.0, 255.0), "stored range 0..255"

@@ -16,7 +16,7 @@ from wordsight.imaging.nifti import count_nifti, read_nifti, read_voxels
 from wordsight.imaging.raster import Raster, count_raster, on_black, read_raster
 from wordsight.imaging.source import DEFAULT_MAX_PIXELS, Format, check_limit, describe, opened, sniff_stream
 from wordsight.imaging.windows import Window, parse_window, stretch
-from wordsight.types import Image
+from wordsight.types import Image, Record
 
 Source = str | os.PathLike[str] | bytes
 
@@ -93,8 +93,9 @@ def read_image(
     source: path, the bytes of a file, or an array (H, W), (H, W, 1|3|4) of bool, uint8, uint16 or float in [0, 1],
         which is copied.
     frame: DICOM frame (default 0), TIFF page (default 0) or axial NIfTI slice from the feet (default: the middle).
-    window: (centre, width) in the file's modality units, or for CT a name: lung, mediastinum, soft-tissue, liver,
-        bone, brain, subdural, stroke. For DICOM grey images and NIfTI; other sources have no units and ignore it.
+    window: (centre, width) or "centre/width" in the file's modality units, or for CT a name: lung, mediastinum,
+        soft-tissue, liver, bone, brain, subdural, stroke. For DICOM grey images and NIfTI; other sources have no units
+        and ignore it.
     max_pixels: the largest H x W that is read; checked from the header, before anything is allocated.
     Alpha is composited on black, EXIF orientation applied, MONOCHROME1 inverted. Integer PNG and TIFF are divided by
     their full scale (16 bits: 65535); float TIFF in [0, 1] is kept, other floats and signed integers are scaled by
@@ -116,6 +117,11 @@ def read_image(
             return read_nifti(stream, name, frame, chosen, max_pixels)
         raster = read_raster(stream, kind, name, frame, max_pixels)
     return _scaled(raster, name)
+
+
+def read_record(record: Record) -> Image:
+    """The image of a record: its frame, through its window. Raises as `read_image` does."""
+    return read_image(record.path, frame=record.frame, window=record.window)
 
 
 def _check_source(source: object) -> None:

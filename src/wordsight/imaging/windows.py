@@ -38,18 +38,21 @@ class ChosenWindow:
 
 
 def parse_window(window: Window | str | None) -> ChosenWindow | None:
-    """A checked window from (centre, width) or a name in CT_WINDOWS. Raises SettingsError for anything else."""
+    """A checked window from (centre, width), "centre/width" or a name in CT_WINDOWS, whose units are Hounsfield's.
+
+    Raises SettingsError for anything else.
+    """
     if window is None:
         return None
-    if isinstance(window, str):
-        if window not in CT_WINDOWS:
-            raise SettingsError(f"expected a window named {', '.join(CT_WINDOWS)} or (centre, width), got {window!r}.")
+    if isinstance(window, str) and window in CT_WINDOWS:
         centre, width = CT_WINDOWS[window]
         return ChosenWindow(centre, width, f"{window} {centre:g}/{width:g}", True)
     try:
-        centre, width = (float(v) for v in window)
+        centre, width = (float(v) for v in (window.split("/") if isinstance(window, str) else window))
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"expected a window (centre, width) or a name, got {window!r}.") from error
+        raise SettingsError(
+            f"expected a window (centre, width), such as 40/400, or one named {', '.join(CT_WINDOWS)}, got {window!r}."
+        ) from error
     if not (math.isfinite(centre) and math.isfinite(width) and width > 0):
         raise SettingsError(f"expected a window with finite centre and width > 0, got {window!r}.")
     return ChosenWindow(centre, width, f"{centre:g}/{width:g}", False)

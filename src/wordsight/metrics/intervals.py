@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from wordsight.errors import MetricError
 from wordsight.metrics.number import NAN, Number
 from wordsight.metrics.ranking import Floats, Ranks, checked
+from wordsight.progress import progress
 
 Statistic = Callable[[Floats], Floats]
 """Weights (D, N), how often each image counts in each draw -> values (D,) or (K, D), NaN where undefined."""
@@ -55,7 +56,11 @@ def bootstrap_weights(groups: Sequence[str], *, draws: int = 1000, seed: int = 0
 
 def bootstrap_values(statistic: Statistic, groups: Sequence[str], *, draws: int = 1000, seed: int = 0) -> Floats:
     """The statistic of every draw, (draws,) or (K, draws); arguments and errors as in `bootstrap_weights`."""
-    blocks = [statistic(weights) for weights in bootstrap_weights(groups, draws=draws, seed=seed)]
+    blocks = []
+    with progress("Bootstrap", draws, "draws") as bar:
+        for weights in bootstrap_weights(groups, draws=draws, seed=seed):
+            blocks.append(statistic(weights))
+            bar.advance(len(weights))
     return np.concatenate(blocks, axis=-1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,17 +25,39 @@ if TYPE_CHECKING:
 
 MAX_FAILURES = 50
 REPEATS = ("draw", "seed")
+READING = ("memory_weight", "image_share", "smoothing", "map_share", "map_memory_weight", "map_smoothing")
+FOLLOWS = ("support", "epoch", *READING)
+"""What follows from draw and seed: the support itself, and what was chosen in training."""
 
 
 def group_evaluations(evaluations: Sequence[Evaluation]) -> list[list[int]]:
-    """Numbers of the evaluations of the same data that differ in draw and seed alone, in order of first appearance."""
+    """Numbers of the evaluations of the same data that differ in draw and seed alone, and in what follows from them.
+
+    Groups come in order of first appearance. A draw and seed that a group has already begins another one.
+    """
     groups: dict[str, list[int]] = {}
+    met: Counter[str] = Counter()
     for number, evaluation in enumerate(evaluations):
-        fixed = {k: v for k, v in evaluation.protocol.items() if k not in REPEATS}
+        repeat = {k: v for k, v in evaluation.protocol.items() if k in REPEATS}
+        left = (*REPEATS, *FOLLOWS) if repeat else ()
+        fixed = {k: v for k, v in evaluation.protocol.items() if k not in left}
         same = [evaluation.dataset, evaluation.data_hash, evaluation.method, evaluation.kind, fixed]
-        key = json.dumps(same, sort_keys=True, default=str)
-        groups.setdefault(key, []).append(number)
+        key, one = (json.dumps(value, sort_keys=True, default=str) for value in (same, [same, repeat]))
+        groups.setdefault(f"{met[one]} {key}", []).append(number)
+        met[one] += bool(repeat)
     return list(groups.values())
+
+
+def _told(members: Sequence[Evaluation]) -> dict[str, Any]:
+    """The protocol of a group; what its members do not share is said of each."""
+    first = members[0].protocol
+    if len(members) == 1:
+        return dict(first)
+    told = {k: v for k, v in first.items() if k not in REPEATS}
+    for name in FOLLOWS:
+        if len({str(e.protocol.get(name)) for e in members}) > 1:
+            told[name] = "; ".join(f"{words.draw_name(e)}: {e.protocol.get(name)}" for e in members)
+    return told
 
 
 def summarise(evaluations: Sequence[Evaluation], metric: str) -> Spread:
@@ -150,7 +173,6 @@ def _section(
     members = [evaluations[i] for i in indices]
     first = evaluations[number]
     curves, missing = _curves(members)
-    fixed = {k: v for k, v in first.protocol.items() if k not in REPEATS or len(members) == 1}
     failures, failed = _failures(members)
     title = f"{first.dataset}, {first.method}"
     shown = words.draw_name(first) if len(members) > 1 else ""
@@ -159,7 +181,7 @@ def _section(
         "dataset": first.dataset,
         "method": first.method,
         "published": words.is_published(first.protocol),
-        "protocol": words.protocol_sentences(fixed, str(first.kind)),
+        "protocol": words.protocol_sentences(_told(members), str(first.kind)),
         "roc": roc_svg(curves, f"ROC curves of {title}") if curves else None,
         "no_roc": missing,
         "histogram": histogram_svg(first.labels, first.scores, f"Scores by class of {title}"),

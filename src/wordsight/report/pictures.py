@@ -111,28 +111,24 @@ def frame_of(name: str, path: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def read_file(path: str, frame: int | None) -> Image:
-    """Read an image with the package's reader."""
-    from wordsight.imaging import read_image
-
-    return read_image(path, frame=frame)
-
-
 @dataclass(frozen=True, slots=True)
 class Painter:
-    """Draws the images of one evaluation: how to read them, how the maps lie on them, one range of colours."""
+    """Draws the images of one evaluation: how to read them (None: as it did), how maps lie on them, range of colour."""
 
     evaluation: Evaluation
     limits: tuple[float, float] | None
-    read: ReadImage
+    read: ReadImage | None
     geometry: GeometryOf | None
 
     def load(self, index: int) -> Image | None:
         """The image, or None if it can no longer be read."""
+        from wordsight.imaging import read_image
+
+        path = self.evaluation.paths[index]
+        frame = frame_of(self.evaluation.names[index], path)
+        window = self.evaluation.windows[index] if self.evaluation.windows else ""
         try:
-            return self.read(
-                self.evaluation.paths[index], frame_of(self.evaluation.names[index], self.evaluation.paths[index])
-            )
+            return self.read(path, frame) if self.read else read_image(path, frame=frame, window=window or None)
         except (WordsightError, OSError):
             return None
 
@@ -198,13 +194,14 @@ def draw_pictures(
     evaluations: Sequence[Evaluation],
     shown: Sequence[int],
     *,
-    read: ReadImage = read_file,
+    read: ReadImage | None = None,
     geometry: GeometryOf | None = None,
     budget: int = BUDGET,
 ) -> Pictures:
     """Draw the cases of the evaluations numbered in `shown`, smaller and then fewer until they fit into `budget` bytes.
 
-    geometry: how a prepared array lies on an image; default, the image was squeezed whole into it.
+    read: (path, frame) -> Image; default, as the evaluation read it. geometry: how a prepared array lies on an image;
+    default, the image was squeezed whole into it.
     """
     limits = {e: colour_limits(m) for e in shown if (m := evaluations[e].maps) is not None}
     panels: dict[tuple[int, int, str], RGB] = {}

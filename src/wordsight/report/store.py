@@ -31,13 +31,12 @@ from wordsight.report.pictures import (
     colour_limits,
     draw_pictures,
     first_of_each,
-    read_file,
 )
 from wordsight.report.words import draw_name
 from wordsight.types import ScoreKind
 
 SCHEMA = 1
-COLUMNS = ("name", "label", "score", "group", "dataset", "draw", "path", "evaluation", "heatmap")
+COLUMNS = ("name", "label", "score", "group", "dataset", "draw", "path", "evaluation", "heatmap", "window")
 MAX_JSON_BYTES = 256 * 2**20
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -49,7 +48,7 @@ def write_evaluation(
     heatmaps: bool = True,
     max_heatmaps: int | None = None,
     keep_maps: bool = True,
-    read: ReadImage = read_file,
+    read: ReadImage | None = None,
     geometry: GeometryOf | None = None,
 ) -> Path:
     """Write one evaluation, or several draws and data sets, into a run folder; return the path of report.html.
@@ -58,8 +57,8 @@ def write_evaluation(
     where there are maps, heatmaps/<data set>/<image>.png on the original grid. Either all of it appears or nothing.
 
     heatmaps: write PNG files, of each evaluation at most max_heatmaps, highest scores first. keep_maps: store maps and
-    masks. read: (path, frame) -> Image. geometry: image -> how the prepared array lies on it; default, the image was
-    squeezed whole into it. An image that can no longer be read shows its map alone.
+    masks. read: (path, frame) -> Image; default, as the evaluation read it. geometry: image -> how the prepared array
+    lies on it; default, the image was squeezed whole into it. An image that can no longer be read shows its map alone.
     Raises DataError if there is nothing to write or the folder cannot be written.
     """
     evaluations = [evaluation] if isinstance(evaluation, Evaluation) else list(evaluation)
@@ -103,7 +102,7 @@ def _arrays(evaluations: Sequence[Evaluation], pictures: Pictures, keep_maps: bo
 
 
 def _write_heatmaps(
-    evaluations: Sequence[Evaluation], new: Path, most: int | None, read: ReadImage, geometry: GeometryOf | None
+    evaluations: Sequence[Evaluation], new: Path, most: int | None, read: ReadImage | None, geometry: GeometryOf | None
 ) -> dict[tuple[int, int], str]:
     """PNG files below new/heatmaps; (evaluation, image) -> path relative to the run folder."""
     written: dict[tuple[int, int], str] = {}
@@ -180,7 +179,8 @@ def _write_predictions(evaluations: Sequence[Evaluation], written: Mapping[tuple
             for i, name in enumerate(e.names):
                 # str of a float32 is the shortest text that reads back as the same float32.
                 row = (name, int(e.labels[i]), str(e.scores[i]), e.groups[i], e.dataset, "" if draw is None else draw)
-                writer.writerow((*row, e.paths[i], number, written.get((number, i), "")))
+                window = e.windows[i] if e.windows else ""
+                writer.writerow((*row, e.paths[i], number, written.get((number, i), ""), window))
 
 
 def read_results(folder: str | Path) -> list[Evaluation]:
@@ -260,6 +260,7 @@ def _evaluation(
         if stack is not None and (stack.ndim != 3 or len(stack) != len(rows)):
             raise ValueError(f"maps or masks of shape {stack.shape} for {len(rows)} images of evaluation {number}")
     column: Callable[[str], tuple[str, ...]] = lambda name: tuple(row[name] for row in rows)  # noqa: E731
+    windows = tuple(row.get("window") or "" for row in rows)
     return Evaluation(
         dataset=str(raw["dataset"]),
         method=str(raw["method"]),
@@ -278,6 +279,7 @@ def _evaluation(
         data_hash=str(raw["data_hash"]),
         version=str(raw["version"]),
         interval=str(raw["interval"]),
+        windows=windows if any(windows) else (),
     )
 
 

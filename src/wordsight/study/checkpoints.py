@@ -232,7 +232,7 @@ def object_of(target: str) -> str:
 def _with_support(detector: MlaLp, options: RunOptions) -> tuple[MlaLp, SupportSet]:
     """The detector with a memory bank of the normal support images, and the support."""
     from wordsight.data import benchmark_records, has_masks
-    from wordsight.imaging import read_image
+    from wordsight.imaging import read_record
 
     if options.data is None or options.target is None:
         raise SettingsError("a memory bank needs the data folder and the set: give both --data and --target.")
@@ -241,5 +241,5 @@ def _with_support(detector: MlaLp, options: RunOptions) -> tuple[MlaLp, SupportS
     valid = benchmark_records(options.data, target, "valid")
     support = find_support(wanted, target, options.draw, valid)
     branch: Literal["seg", "det"] = "seg" if has_masks(valid) else "det"
-    images = [read_image(record.path, frame=record.frame) for record in support.normal]
-    return replace(detector, map_branch=branch).with_support(images), support
+    normal, abnormal = ([read_record(r) for r in records] for records in (support.normal, support.abnormal))
+    return replace(detector, map_branch=branch).with_support(normal, abnormal), support

@@ -118,7 +118,9 @@ def _looker_of_mla(detector: MlaLp) -> Looker:
         "mode": detector.mode,
         "map_branch": detector.map_branch,
         "precision": detector.precision,
+        "bank": None if detector.bank is None else detector.bank.content,
         "scale": detector.scale.to_json(),
+        "reading": detector.reading.to_json(),
         "settings": detector.settings.to_json(),
     }
     return Looker(lambda images: detector.finish(detector.raw(images, text=text)), detector.batch_size, decides)

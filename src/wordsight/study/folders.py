@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +136,25 @@ def protocol_of(detector: MlaLp, run: Mapping[str, Any] | None) -> dict[str, Sca
         "selected": info.get("selected"),
         "support": support.get("origin"),
     }
+    protocol["other_than_profile"] = _changes(detector, run)
     if run.get("sources"):
         protocol["trained_on"] = ", ".join(run["sources"])
     return {key: value for key, value in protocol.items() if value is not None}
+
+
+def _changes(detector: MlaLp, run: Mapping[str, Any]) -> str | None:
+    """What a run was trained with where its profile says otherwise; None for nothing, and where it has no settings."""
+    if "settings" not in run or "training" not in run:
+        return None
+    from wordsight.models.mla.detector import quarter_levels
+    from wordsight.train.recipes import recipe
+
+    target = str(run.get("target"))
+    settings, training = recipe(run["profile"], run["method"], run["shots"], detector.clip.architecture, target=target)
+    settings = replace(settings, levels=quarter_levels(detector.clip.vision_layers))
+    usual = json.loads(json.dumps({**settings.to_json(), **training.to_json(), "seed": run["training"].get("seed")}))
+    used = {**run["settings"], **run["training"]}
+    changed = [
+        f"{name} {value} instead of {usual.get(name)}" for name, value in used.items() if value != usual.get(name)
+    ]
+    return "; ".join(changed) or None

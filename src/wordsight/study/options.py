@@ -33,7 +33,8 @@ class Study:
 class TrainOptions:
     """Train MLA-LP or MVFA on one set, once per support draw and training seed.
 
-    target: the set, by any of its names. data: the folder that holds the sets. out: the output folder, None for
+    target: the set, by any of its names. data: the folder that holds the sets, or a manifest of one's own images with
+    splits, then target is a name to give, None for the table's. out: the output folder, None for
     runs/<target>-<shots>shot[-mvfa]. shots: support images per class; 0 trains on the other sets (zero-shot).
     draws: which support sets; seeds: of training. method: "mla" or "mvfa". architecture, weights: the frozen CLIP, see
     `load_clip`. profile: settings to start from, see `recipe`; settings, training: fields that differ from it.
@@ -41,10 +42,11 @@ class TrainOptions:
     anything else is a folder of lists. sources: sets to train on zero-shot, None for all others in the data folder.
     initial: a checkpoint of adapters to start from. evaluate: measure on the target's test split.
     bootstrap: draws of the intervals. heatmaps: files per evaluation, None for all. eval_batch: images at a time.
+    window, frame: how files are read, see `read_as`; the run keeps them.
     Raises SettingsError for values out of range.
     """
 
-    target: str
+    target: str | None
     data: Path = Path("data")
     out: Path | None = None
     shots: int = 4
@@ -63,6 +65,8 @@ class TrainOptions:
     bootstrap: int = 1000
     heatmaps: int | None = None
     eval_batch: int = 8
+    window: str | None = None
+    frame: int | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("draws", self.draws), ("seeds", self.seeds)):
@@ -100,7 +104,8 @@ class EvaluateOptions:
     out: None for the run's own folder, or for other data a folder inside it. weights: the backbone's file where it is
     not where training found it. device: auto, cpu, cuda or cuda:<number>. precision: None as the run was trained.
     transductive: scale scores over the test images, the papers' protocol; None: as the run's protocol says.
-    bootstrap, heatmaps, eval_batch: as in TrainOptions.
+    regions, patient_pattern: organ masks and patients of a set in the benchmark's layout, see `benchmark_records`.
+    bootstrap, heatmaps, eval_batch: as in TrainOptions. window, frame: None as the run was trained.
     """
 
     runs: tuple[Path, ...]
@@ -112,10 +117,14 @@ class EvaluateOptions:
     device: str = "auto"
     precision: PrecisionChoice | None = None
     transductive: bool | None = None
+    regions: Path | None = None
+    patient_pattern: str | None = None
     bootstrap: int = 1000
     heatmaps: int | None = None
     eval_batch: int = 8
     allow_outside: bool = False
+    window: str | None = None
+    frame: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +139,7 @@ class PredictOptions:
     allow_outside: a manifest may name files outside its folder.
     device, eval_batch: as in EvaluateOptions. precision: None as the run was trained, for CARZero fp32. workers:
     processes that read the next images meanwhile, None for one or two of them, 0 for none; see `read_records`.
+    window, frame: how files are read, see `read_as`; None as the run was trained.
     Raises SettingsError for values out of range.
     """
 
@@ -148,10 +158,14 @@ class PredictOptions:
     workers: int | None = 0
     overwrite: bool = False
     allow_outside: bool = False
+    window: str | None = None
+    frame: int | None = None
 
     def __post_init__(self) -> None:
         if self.eval_batch < 1:
             raise SettingsError(f"batch size: expected 1 image or more, got {self.eval_batch}.")
+        if self.all_frames and self.frame is not None:
+            raise SettingsError("--all-frames: expected no --frame with it, got one. Leave one of them out.")
         if self.top is not None and self.top < 1:
             raise SettingsError(f"top: expected 1 finding or more, got {self.top}. Use --no-heatmaps for none.")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from wordsight.data import (
     SupportSet,
-    benchmark_records,
     canonical_name,
     draw_support,
     hash_records,
@@ -22,7 +21,9 @@ from wordsight.data.listing import child
 from wordsight.errors import DataError
 from wordsight.files import file_hash
 from wordsight.models.mla.settings import MlaSettings
+from wordsight.progress import progress
 from wordsight.study.options import TrainOptions
+from wordsight.study.target import check_target, target_records
 from wordsight.train.settings import MlaTraining
 from wordsight.types import Record
 
@@ -42,15 +43,20 @@ class Run:
     sources: dict[str, tuple[tuple[Record, ...], tuple[Record, ...]]]
     test: tuple[Record, ...]
 
-    def describe(self, settings: MlaSettings, training: MlaTraining) -> dict[str, Any]:
-        """Everything that decides what training gives, as plain values: two runs with the same are the same run."""
-        values = training.to_json()
-        del values["device"], values["cache_gb"], values["cache_disk_gb"]
+    @property
+    def records(self) -> list[Record]:
+        """Every image that training reads."""
         used = [*self.selection, *self.test]
         if self.support is not None:
             used += self.support.records
         for part in self.sources.values():
             used += [*part[0], *part[1]]
+        return used
+
+    def describe(self, settings: MlaSettings, training: MlaTraining) -> dict[str, Any]:
+        """Everything that decides what training gives, as plain values: two runs with the same are the same run."""
+        values = training.to_json()
+        del values["device"], values["cache_gb"], values["cache_disk_gb"]
         return {
             "draw": self.draw,
             "seed": self.seed,
@@ -59,8 +65,28 @@ class Run:
             "support": described_support(self.support),
             "sources": {name: [len(part[0]), len(part[1])] for name, part in self.sources.items()},
             "selection_images": len(self.selection),
-            "training_data_hash": hash_records(used),
+            "training_data_hash": hash_records(self.records),
         }
+
+    def seen(self) -> dict[str, list[str]]:
+        """Contents (SHA-256) of the files that weights were trained on, and of those that epoch and scale came from.
+
+        Not the test images of protocol "published": what is measured there is said by its name.
+        """
+        trained = [] if self.support is None else [*self.support.records]
+        chosen = [*self.selection]
+        for training, selection in self.sources.values():
+            trained += training
+            chosen += () if self.test else selection
+        files = [list(dict.fromkeys(record.path for record in records)) for records in (trained, chosen)]
+        with progress("hashing training images", sum(map(len, files)), "files") as bar:
+            found: list[list[str]] = []
+            for paths in files:
+                found.append([])
+                for path in paths:
+                    found[-1].append(file_hash(path))
+                    bar.advance()
+        return {"trained": found[0], "chosen": found[1]}
 
 
 def described_support(support: SupportSet | None) -> dict[str, Any] | None:
@@ -80,18 +106,18 @@ def plan_runs(options: TrainOptions, target: str, training: MlaTraining) -> list
 
     Raises DataError for sets, splits, lists or images that are missing.
     """
-    set_folder(options.data, target)
+    check_target(options, target)
     folder = options.folder(target)
     pairs = [(draw, seed) for draw in (options.draws if options.shots else (None,)) for seed in options.seeds]
     published = training.protocol == "published"
-    test = tuple(benchmark_records(options.data, target, "test")) if published or options.evaluate else ()
+    test = tuple(target_records(options, target, "test")) if published or options.evaluate else ()
     if not options.shots:
         sources = source_records(options, target)
         return [
             Run(None, seed, place(folder, pairs, None, seed), None, (), sources, test if published else ())
             for _, seed in pairs
         ]
-    valid = benchmark_records(options.data, target, "valid")
+    valid = target_records(options, target, "valid")
     runs = []
     for draw, seed in pairs:
         assert draw is not None
@@ -117,7 +143,7 @@ def find_support(options: TrainOptions, target: str, draw: int, valid: Sequence[
     """The published draw where a list has it, else a random one by seed `draw` (see TrainOptions.support)."""
     if options.support not in ("auto", "random"):
         return published_support(Path(options.support), target, options.shots, draw, valid)
-    if options.support == "auto":
+    if options.support == "auto" and not options.data.is_file():
         for root in (options.data, options.data / "dataset", options.data.parent / "dataset", Path("dataset")):
             listed = _list_file(root / "fewshot_seed", target, options.shots)
             if listed is not None and draw in read_support_file(listed, options.shots):
@@ -151,7 +177,7 @@ def source_records(options: TrainOptions, target: str) -> dict[str, tuple[tuple[
     found = {}
     for name in names:
         splits = set_folder(options.data, name)
-        held = benchmark_records(options.data, name, "valid") if child(splits, "valid") else []
+        held = target_records(options, name, "valid") if child(splits, "valid") else []
         both = {record.label for record in held} == {0, 1}
-        found[name] = (tuple(benchmark_records(options.data, name, "test")), tuple(held) if both else ())
+        found[name] = (tuple(target_records(options, name, "test")), tuple(held) if both else ())
     return found

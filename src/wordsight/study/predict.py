@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wordsight.data import records_from
+from wordsight.data import read_as, records_from
 from wordsight.data.listing import Frames
 from wordsight.data.reading import read_records, reading_workers
 from wordsight.errors import DataError, ImageError, SettingsError
 from wordsight.progress import progress
 from wordsight.study.detectors import Looker, open_looker
-from wordsight.study.folders import differences
+from wordsight.study.folders import DETECTOR, differences, read_run
 from wordsight.study.options import PredictOptions, Study, plain
 from wordsight.types import Image, Prediction, Record
 
@@ -38,9 +38,11 @@ def predict_study(options: PredictOptions) -> Study:
 
     out, workers = options.folder, reading_workers(options.workers)
     frames: Frames = "all" if options.all_frames else "first"
-    records = _keyed(records_from(options.source, frames=frames, allow_outside=options.allow_outside))
+    found = records_from(options.source, frames=frames, allow_outside=options.allow_outside)
+    window, frame = _reading(options)
+    records = _keyed(read_as(found, window=window, frame=frame))
     looker = open_looker(options)
-    run = _run(looker, options)
+    run = _run(looker, options) | {"window": window, "frame": frame}
     if not options.overwrite:
         _check_folder(out, run)
         if _is_finished(out, list(records)):
@@ -59,8 +61,17 @@ def predict_study(options: PredictOptions) -> Study:
     return Study((), out, out / "report.html", (*notes, *(f"  {failure}" for failure in failures)))
 
 
+def _reading(options: PredictOptions) -> tuple[str | None, int | None]:
+    """Window and frame that were asked for, else those that the run was trained with."""
+    folder = Path(options.model).expanduser()
+    run = (read_run(folder) or {}).get("run", {}) if (folder / DETECTOR).is_file() else {}
+    frame = None if options.all_frames else run.get("frame")
+    return options.window or run.get("window"), frame if options.frame is None else options.frame
+
+
 def _keyed(records: list[Record]) -> dict[str, Record]:
-    """Records by what tells whether a row is theirs: path, frame, label, and the file's size and time of change."""
+    """Records by what tells whether a row is theirs: path, frame, label, window, and the file's size and time of
+    change."""
     found: dict[str, Record] = {}
     for record in records:
         try:
@@ -68,7 +79,8 @@ def _keyed(records: list[Record]) -> dict[str, Record]:
             state: tuple[int, ...] = (status.st_size, status.st_mtime_ns)
         except OSError:
             state = ()
-        what = repr((str(record.path), record.frame, record.label, state)).encode("utf-8", "backslashreplace")
+        seen = (str(record.path), record.frame, record.label, state)
+        what = repr((*seen, record.window) if record.window else seen).encode("utf-8", "backslashreplace")
         key = wanted = hashlib.sha256(what).hexdigest()[:24]
         count = 1
         while key in found:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wordsight.data import benchmark_records, canonical_name
 from wordsight.models.mla.settings import OBJECT_NAMES, MlaSettings
 from wordsight.study.backbone import open_clip_for
 from wordsight.study.folders import (
@@ -19,6 +18,7 @@ from wordsight.study.folders import (
 )
 from wordsight.study.options import Study, TrainOptions
 from wordsight.study.plan import Run, plan_runs
+from wordsight.study.target import check_files, target_name, target_records
 from wordsight.train.settings import MlaTraining
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def train_study(options: TrainOptions) -> Study:
     folders are checked before the first training starts. The test split is read only for the measurement, and in
     training only under protocol "published". Raises the errors of data, weights, settings and training.
     """
-    target = canonical_name(options.target, options.data)
+    target = target_name(options)
     settings, training = options.resolved(target)
     runs = plan_runs(options, target, training)
     check_parent(options.folder(target), several=len(runs) > 1)
@@ -42,6 +42,7 @@ def train_study(options: TrainOptions) -> Study:
     described = [_describe(options, target, run, settings, training, clip) for run in runs]
     for run, values in zip(runs, described, strict=True):
         check_folder(run.folder, values)
+    check_files(r for run in runs if not (run.folder / DETECTOR).is_file() for r in run.records)
     evaluations, notes = [], []
     for run, values in zip(runs, described, strict=True):
         detector, loaded = _trained(options, target, run, values, settings, training, clip)
@@ -62,6 +63,8 @@ def _describe(
         **named,
         **run.describe(settings, replace(training, seed=run.seed)),
         "initial": initial,
+        "window": options.window,
+        "frame": options.frame,
         "backbone": clip.weights_hash,
     }
 
@@ -85,7 +88,8 @@ def _trained(
         (run.folder / STATE).unlink(missing_ok=True)
         return MlaLp.load(run.folder, weights=clip.weights, device=device), True
     backbone = {"architecture": clip.architecture, "weights": clip.weights, "hash": clip.weights_hash}
-    write_run(run.folder, values, options.to_json(), backbone=backbone)
+    write_run(run.folder, values, options.to_json(), backbone=backbone, seen=run.seen())
+    clip.to(find_device(training.device, training.precision))  # there every run shares it
     detector = _fitted(_untrained(options, clip, settings, run.seed), target, run, training)
     detector.save(run.folder)
     (run.folder / STATE).unlink(missing_ok=True)
@@ -137,7 +141,7 @@ def _measured(
 
     return evaluate(
         replace(detector, batch_size=options.eval_batch),
-        benchmark_records(options.data, target, "test"),
+        target_records(options, target, "test"),
         dataset=target,
         protocol=protocol_of(detector, values),
         batch_size=options.eval_batch,

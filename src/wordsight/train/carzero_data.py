@@ -40,6 +40,7 @@ class ReportImage:
     path: Path
     frame: int | None
     report: ReportCaptions
+    window: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ def _with_captions(rows: Sequence[_Row], training: CarZeroTraining, settings: Ca
         if told not in known:
             known[told] = report_captions(told[0], training, settings, told[1])
         if known[told].captions:
-            found.append(ReportImage(row.record.path, row.record.frame, known[told]))
+            found.append(ReportImage(row.record.path, row.record.frame, known[told], row.record.window))
     return found
 
 
@@ -199,7 +200,7 @@ class ReportData(Dataset[Tensor | WordsightError]):
         epoch, row = key
         size = self.settings.image_size
         try:
-            image = read_image(self.rows[row].path, frame=self.rows[row].frame)
+            image = read_image(self.rows[row].path, frame=self.rows[row].frame, window=self.rows[row].window)
             square = np.rint(prepare(image, self._spec)[0][0] * 255).astype(np.uint8)
         except WordsightError as error:
             return error

@@ -44,9 +44,9 @@ def fit_few(
     """Few-shot: train on 11 k + 11 k augmented support images, remember the normal ones.
 
     selection: held-out labelled images for protocol "validation" (without any, a quarter of the support is held out;
-    with too few for that, the last epoch is taken). test: only for protocol "published". folder: where the resumable
-    state is kept. Returns the trained detector with its bank and score scale.
-    Raises DataError, SettingsError or TrainingError.
+    with too few for that, the last epoch is taken). test: only for protocol "published". folder: where the state of an
+    unfinished run is kept, which the same call goes on from.
+    Returns the trained detector with its bank and score scale. Raises DataError, SettingsError or TrainingError.
     """
     spec = detector.input_spec
     if masked is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wordsight.errors import DataError
-from wordsight.metrics import auroc, pixel_auroc
 from wordsight.models.mla.augment import VARIANTS
 from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.reading import Reading
-from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, fused_maps, image_scores, raw_maps
+from wordsight.models.mla.scoring import Mode, RawScores
+from wordsight.models.tensor_files import hash_tensors
+from wordsight.progress import progress, track
 from wordsight.train.engine import load_state, make_fabric, save_state, train
+from wordsight.train.judging import judged
 from wordsight.train.samples import Samples, StemCache, SupportArrays
 from wordsight.train.settings import MlaTraining
 from wordsight.train.store import TensorStore
-from wordsight.types import Float32
 
 Batch = tuple[int, list[int]]
 """Which set, which of its images."""
@@ -56,10 +57,10 @@ class Run:
         object_names: Mapping[str, str] | None = None,
     ) -> None:
         self.fabric = make_fabric(training.device, training.precision)
-        self.detector, self.training = detector, training
-        self.network = detector.network.to_device(self.fabric.device)
-        memory, disk = (int(gib * 2**30) for gib in (training.cache_gb, training.cache_disk_gb))
-        store = TensorStore(memory, disk, None if folder is None else Path(folder))
+        self.detector, self.training = _apart(detector, self.fabric.device), training
+        self.network = self.detector.network
+        budgets = [int(gib * 2**30) for gib in (training.cache_gb, training.cache_disk_gb)]
+        store = TensorStore(*budgets, folder=None if folder is None else Path(folder))
         self.sets = [StemCache(self.network, s, store, self.fabric.autocast) for s in sets]
         self.judge = [StemCache(self.network, s, store, self.fabric.autocast) for s in judge]
         self.shots = len(bank.normal) if bank is not None else 0
@@ -71,6 +72,7 @@ class Run:
         trained = [s.masked for s in sets]
         self.network.seg_adapters.requires_grad_(any(trained))
         self.optimizer = self._make_optimizer(any(trained))
+        self._stated = {} if folder is None else self._settings()
 
     # -- training ----------------------------------------------------------------------------------------------------
 
@@ -124,7 +126,7 @@ class Run:
         return self.object_names.get(name)
 
     def fit(self, how: str) -> MlaLp:
-        """Train (or go on), choose, and bind bank and score scale."""
+        """Train (or go on), choose, and bind bank and score scale; then the state is done with and removed."""
         start = self._resume()
         self.network.eval()
         for cache in self.sets:
@@ -141,11 +143,14 @@ class Run:
             on_round_end=lambda epoch, index, loss: self._round_end(epoch, index, loss, before),
             on_epoch_end=self._save,
         )
-        return self._finished(how)
+        finished = self._finished(how)
+        if self.state_file is not None:
+            self.state_file.unlink(missing_ok=True)
+        return finished
 
     def _epoch_start(self, epoch: int) -> None:
         if self.training.evaluate_when == "before_epoch":
-            self.consider(epoch, 0)
+            self.consider(epoch - 1, 0)
         elif self.training.evaluate_when == "from_start" and epoch == 0:
             self.consider(-1, 0)
 
@@ -160,7 +165,8 @@ class Run:
     def consider(self, epoch: int, index: int) -> None:
         """Score the present weights on the judge and keep them if they are the best.
 
-        A tie goes to the later ones in zero-shot runs and to the earlier ones in few-shot runs, as published.
+        epoch: the last one that was trained (the first is 0), -1 for none. A tie goes to the later ones in zero-shot
+        runs and to the earlier ones in few-shot runs, as published.
         """
         if self.training.protocol == "last" or not self.judge:
             return
@@ -170,7 +176,11 @@ class Run:
             most = max(reading.memory_weight for reading in scores)
             scores = tuple(reading for reading in scores if reading.memory_weight == most)
             maps = tuple(reading for reading in maps if reading.map_memory_weight == most)
-        results = [self._results(detector, cache, scores, maps) for cache in self.judge]
+        size = detector.settings.image_size
+        results = [
+            judged(self._raws(detector, cache), cache.samples, detector.mode, size, scores, maps)
+            for cache in self.judge
+        ]
         images, pixels = (np.mean(column, axis=0) for column in zip(*results, strict=True))
         reading = scores[int(images.argmax())]
         reading = reading.with_maps_of(maps[int(pixels.argmax())]) if maps else reading.alike
@@ -199,54 +209,18 @@ class Run:
         zero_shot = self.detector.mode == "zero-shot"
         return tuple(r for r in ways if not zero_shot or r.map_memory_weight == ways[0].map_memory_weight)
 
-    def _results(
-        self, detector: MlaLp, cache: StemCache, scores: Sequence[Reading], maps: Sequence[Reading]
-    ) -> tuple[list[float], list[float]]:
-        """Image AUROC of each way to read scores, and pixel AUROC of each way to read maps (0 without masks).
-
-        Both are min-max scaled over the judge's own images, as published.
-        """
-        raws, samples, size = self._raws(detector, cache), cache.samples, detector.settings.image_size
-        sides = {r.smoothing for r in scores} | {r.map_smoothing for r in maps}
-        known = {side: raw_maps(raws, size, side) for side in sides}
-        scales: dict[Reading, ScoreScale] = {}
-
-        def scale(reading: Reading) -> ScoreScale:
-            same = replace(
-                reading, memory_weight=0.5, map_memory_weight=0.5, map_share=0.0
-            )  # no range depends on these
-            if same not in scales:
-                scales[same] = ScoreScale.fit(raws, size, "judge", same)
-            return scales[same]
-
-        found = [image_scores(raws, scale(r), detector.mode, size, r, maps=known[r.smoothing]) for r in scores]
-        images = [self._image_result(samples, values) for values in found]
-        if not samples.masked:
-            return images, [0.0] * len(maps)
-        masks = np.stack([samples.mask(i).numpy() for i in range(len(samples))])
-        fused = (fused_maps(raws, scale(r), size, r, maps=known[r.map_smoothing]) for r in maps)
-        return images, [float(pixel_auroc(values, masks)) for values in fused]
-
-    @staticmethod
-    def _image_result(samples: Samples, scores: Float32) -> float:
-        result = auroc(samples.labels.numpy().astype(np.int64), scores)
-        if np.isnan(result):
-            raise DataError(
-                f"{samples.name}: model selection needs normal and abnormal images, got only one class. "
-                "Give both, or use protocol 'last'."
-            )
-        return float(result)
-
     @torch.no_grad()
     def _raws(self, detector: MlaLp, cache: StemCache) -> list[RawScores]:
         with self.fabric.autocast():
             text = self.network.text(self._object_name(cache.samples.name)).float()
         out: list[RawScores] = []
-        for part in _blocks(len(cache.samples), detector.batch_size):
-            with self.fabric.autocast():
-                tokens = self.network.adapt(cache(part), seg=detector.map_branch == "seg")
-            geometries = [cache.samples.geometry(i) for i in part]
-            out += detector.raw_from_tokens(tokens, geometries, [str(i) for i in part], text)
+        with progress(f"Judging by {cache.samples.name or 'held-out images'}", len(cache.samples)) as bar:
+            for part in _blocks(len(cache.samples), detector.batch_size):
+                with self.fabric.autocast():
+                    tokens = self.network.adapt(cache(part), seg=detector.map_branch == "seg")
+                geometries = [cache.samples.geometry(i) for i in part]
+                out += detector.raw_from_tokens(tokens, geometries, [str(i) for i in part], text)
+                bar.advance(len(part))
         return out
 
     @torch.no_grad()
@@ -258,7 +232,7 @@ class Run:
         rows = list(range(first, first + VARIANTS * self.shots))
 
         def batches() -> Iterator[Any]:
-            for part in _blocks(len(rows), self.detector.batch_size):
+            for part in track(list(_blocks(len(rows), self.detector.batch_size)), "Memory bank", unit="batches"):
                 with self.fabric.autocast():
                     stems = self.sets[0]([rows[i] for i in part])
                     yield self.network.adapt(stems, seg=self.detector.map_branch == "seg")
@@ -277,7 +251,8 @@ class Run:
             origin = "test" if self.training.protocol == "published" else "validation"
             detector = detector.with_scale_from(raws, origin)
         elif self.support is not None:
-            detector = detector.with_scale_from(detector.leave_one_out(self.support.normal), "support")
+            raws = detector.support_raws(self.support.normal, self.support.abnormal)
+            detector = detector.with_scale_from(raws, "support")
         else:
             raws = [raw for cache in self.sets for raw in self._raws(detector, cache)]
             detector = detector.with_scale_from(raws, "training")
@@ -299,9 +274,14 @@ class Run:
         t = self.training.to_json()
         for elsewhere in ("device", "cache_gb", "cache_disk_gb"):  # a run may go on where there is more or less
             t.pop(elsewhere)
-        sizes = {f"images {i} {c.samples.name}": len(c.samples) for i, c in enumerate([*self.sets, *self.judge])}
+        caches = [*self.sets, *self.judge]
+        contents = {f"images {i} {c.samples.name}": c.samples.content() for i, c in enumerate(caches)}
         network = {f"network.{k}": v for k, v in self.detector.settings.to_json().items()}
-        return {**t, **sizes, **network, "backbone": self.detector.clip.weights_hash}
+        start = {
+            "initial weights": hash_tensors(self.network.state_dict()),
+            "backbone": self.detector.clip.weights_hash,
+        }
+        return {**t, **contents, **network, **start}
 
     def _save(self, epoch: int) -> None:
         if self.state_file is None:
@@ -320,20 +300,32 @@ class Run:
                 "optimizer": self.optimizer.state_dict(),
                 "best": best,
                 "history": self.history,
-                "settings": self._settings(),
+                "precision": self.fabric.strategy.precision.state_dict(),
+                "settings": self._stated,
             },
         )
 
     def _resume(self) -> int:
-        state = None if self.state_file is None else load_state(self.state_file, self._settings())
+        state = None if self.state_file is None else load_state(self.state_file, self._stated)
         if state is None:
             return 0
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])  # the gradient scaler of fp16
         self.history = list(state["history"])
         best = state["best"]
         self.best = None if best is None else _Best(**{**best, "reading": Reading.from_json(best["reading"])})
         return int(state["epoch"])
+
+
+def _apart(detector: MlaLp, device: torch.device) -> MlaLp:
+    """The detector with adapters and prompts of its own on a device, so that training leaves the given one as it is.
+
+    The backbone never changes and is shared, unless it lies on another device.
+    """
+    clip = detector.clip
+    shared = {id(clip): clip} if next(clip.model.parameters()).device == device else {}
+    return replace(detector, network=copy.deepcopy(detector.network, shared).to_device(device))
 
 
 def _blocks(count: int, size: int) -> Iterator[list[int]]:

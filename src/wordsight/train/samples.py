@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wordsight.data import hash_records
 from wordsight.errors import DataError
-from wordsight.imaging import InputSpec, prepare, prepare_mask, read_image, read_mask
+from wordsight.imaging import InputSpec, image_count, prepare, prepare_mask, read_mask, read_record
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.model import MlaNetwork
+from wordsight.models.tensor_files import hash_tensors
 from wordsight.progress import track
 from wordsight.train.store import TensorStore
 from wordsight.types import Geometry, Record
@@ -25,6 +27,7 @@ class Samples:
     """Images of one set, loaded when asked for.
 
     load(i): (3, S, S) float32. mask(i): (S, S) bool. labels: (n,) float32. masked: whether the set has masks.
+    content(): a hash of the images, masks and labels.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Samples:
     load: Callable[[int], Tensor]
     mask: Callable[[int], Tensor]
     geometry: Callable[[int], Geometry]
+    content: Callable[[], str]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,7 +63,7 @@ def samples_from_records(
 
     def load(i: int) -> Tensor:
         record = records[i]
-        array, geometries[i] = prepare(read_image(record.path, frame=record.frame), spec)
+        array, geometries[i] = prepare(read_record(record), spec)
         return torch.from_numpy(np.ascontiguousarray(array))
 
     def mask(i: int) -> Tensor:
@@ -68,7 +72,10 @@ def samples_from_records(
             return torch.zeros(spec.size, dtype=torch.bool)
         if i not in bits:
             rule: Literal["any", "half"] = "half" if mask_rule == "half" else "any"
-            bits[i] = np.packbits(prepare_mask(read_mask(path, rule=rule), spec))
+            frame = records[i].frame
+            if frame is not None and image_count(path) == 1:  # one mask for all frames
+                frame = None
+            bits[i] = np.packbits(prepare_mask(read_mask(path, rule=rule, frame=frame), spec))
         height, width = spec.size
         unpacked = np.unpackbits(bits[i], count=height * width).reshape(height, width)
         return torch.from_numpy(unpacked.astype(np.bool_))
@@ -79,7 +86,7 @@ def samples_from_records(
         return geometries[i]
 
     has = any(record.mask is not None for record in records) if masked is None else masked
-    return Samples(name, labels, has, load, mask, geometry)
+    return Samples(name, labels, has, load, mask, geometry, lambda: hash_records(records))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,11 @@ class SupportArrays:
         def mask(i: int) -> Tensor:
             return blank[0] if masks is None else masks[i]
 
-        return Samples("support", labels, masks is not None, lambda i: images[i], mask, lambda i: identity)
+        def content() -> str:
+            parts = {"normal": self.normal, "abnormal": self.abnormal, "masks": self.masks}
+            return hash_tensors({name: part for name, part in parts.items() if part is not None})
+
+        return Samples("support", labels, masks is not None, lambda i: images[i], mask, lambda i: identity, content)
 
 
 def support_arrays(

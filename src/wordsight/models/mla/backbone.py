@@ -28,6 +28,7 @@ from wordsight.models.mla.text_files import TextFiles, find_text_files
 from wordsight.models.mla.text_streams import TextStream, TextTower
 from wordsight.models.mla.tokenizer import ClipTokenizer, Tokenizer
 from wordsight.models.tensor_files import TensorFile, hash_tensors, read_tensor_file
+from wordsight.progress import progress
 
 __all__ = [
     "Clip", "ClipTokenizer", "TextStream", "TextTower", "Tokenizer", "VisionStream", "load_clip", "save_clip_bundle",
@@ -103,7 +104,8 @@ def load_clip(
     """
     arch = find_architecture(architecture)
     file = _weights_file(arch, weights)
-    content = read_tensor_file(file) if file is not None else None
+    with progress(f"Reading {arch.name}", 1, "files"):
+        content = read_tensor_file(file) if file is not None else None
     trained_activation = _trained_activation(arch, weights, content)
     used = _used_activation(arch, activation, trained_activation)
     config = build_config(arch, image_size, used)
@@ -114,9 +116,10 @@ def load_clip(
     else:
         model = empty_model(config, arch.name, files)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        state, digest = prepare_state(content.tensors, expected, grid_of(model, image_size)[1], file)
-        del content
-        model = fill_model(model, state, config, arch.name, files)
+        with progress(f"Filling {arch.name}", 1, "networks"):
+            state, digest = prepare_state(content.tensors, expected, grid_of(model, image_size)[1], file)
+            del content
+            model = fill_model(model, state, config, arch.name, files)
     model.eval().requires_grad_(False)
     tokenizer, vision, text = parts_of(arch, model, config, files)
     patch_size, grid = grid_of(model, image_size)

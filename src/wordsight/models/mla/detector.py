@@ -17,12 +17,13 @@ from wordsight.imaging import InputSpec, mla_input, prepare
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.backbone import Clip, load_clip
 from wordsight.models.mla.loss import square
-from wordsight.models.mla.memory import MemoryBank
+from wordsight.models.mla.memory import MemoryBank, distance_within
 from wordsight.models.mla.model import MlaNetwork, Tokens
 from wordsight.models.mla.reading import PUBLISHED, Reading
 from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, combine
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.precision import Precision, autocast
+from wordsight.progress import track
 from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind
 
 if TYPE_CHECKING:
@@ -230,28 +231,29 @@ class MlaLp:
         """The same detector, scaled by the ranges over `raws`; origin "test" is the papers' protocol."""
         return replace(self, scale=ScoreScale.fit(raws, self.settings.image_size, origin, self.reading))
 
-    def with_support(self, images: Sequence[Image]) -> MlaLp:
-        """The same detector with a memory bank of augmented normal images and a leave-one-image-out score scale.
+    def with_support(self, images: Sequence[Image], abnormal: Sequence[Image] = ()) -> MlaLp:
+        """The same detector with a memory bank of augmented normal images and a score scale of the support.
 
+        abnormal: images that only the scale knows, see `support_raws`; a trained detector needs them for its scale.
         Raises ImageError without images. A detector that was never trained keeps its random adapters.
         """
         if not images:
             raise ImageError("expected at least one normal support image, got none.")
-        arrays, _ = self.prepared(images)
-        return self.with_support_arrays(arrays)
+        return self.with_support_arrays(self.prepared(images)[0], self.prepared(abnormal)[0] if abnormal else None)
 
-    def with_support_arrays(self, arrays: Tensor, *, scale: bool = True) -> MlaLp:
+    def with_support_arrays(self, arrays: Tensor, abnormal: Tensor | None = None, *, scale: bool = True) -> MlaLp:
         """The same from prepared arrays (k, 3, S, S); scale=False leaves the score scale as it is."""
         mode: Mode = "segmentation" if self.map_branch == "seg" else "detection"
         bank = self.build_bank(arrays)
         bound = replace(self, bank=bank, mode=mode)
-        return bound.with_scale_from(bound.leave_one_out(arrays), "support") if scale else bound
+        return bound.with_scale_from(bound.support_raws(arrays, abnormal), "support") if scale else bound
 
     @torch.no_grad()
     def build_bank(self, arrays: Tensor) -> MemoryBank:
         """Rows of the eleven variants of each support image: 11 k images, owner = i modulo k."""
         owner = torch.arange(len(arrays)).repeat(VARIANTS)
-        return self.bank_from((self.tokens(batch) for batch in torch.split(augment(arrays), self.batch_size)), owner)
+        batches = track(torch.split(augment(arrays), self.batch_size), "Memory bank", unit="batches")
+        return self.bank_from((self.tokens(batch) for batch in batches), owner)
 
     def bank_from(self, batches: Iterable[Tokens], owner: Tensor) -> MemoryBank:
         """Rows of the branch that makes the maps, from batches of adapter features."""
@@ -260,17 +262,50 @@ class MlaLp:
         kept, prefix = self.settings.class_token_in_bank, self.network.clip.prefix_tokens
         return MemoryBank.build(levels, owner.to(self.device), class_token=kept, prefix=prefix)
 
+    def support_raws(self, normal: Tensor, abnormal: Tensor | None = None) -> list[RawScores]:
+        """Raw scores that set the scale where there is nothing but the support, prepared arrays (k, 3, S, S).
+
+        Normal images are scored without their own rows. A trained detector's words say almost nothing of the normal
+        images it has learned: without abnormal ones their range would be tiny, and words would drown the memory.
+        """
+        raws = self.leave_one_out(normal)
+        if abnormal is None:
+            return raws
+        text = self.text()
+        for part in torch.split(abnormal, self.batch_size):
+            raws += self.raw_from_arrays(part, [self._whole] * len(part), ["support"] * len(part), text)
+        return raws
+
     @torch.no_grad()
     def leave_one_out(self, arrays: Tensor) -> list[RawScores]:
-        """Raw scores of the support images, each without its own rows (a single image: with them)."""
+        """Raw scores of the normal support images, each without its own rows.
+
+        A single image would be left with no rows at all: its patches are compared with those of the image itself that
+        are more than an eighth of its side away.
+        """
         text, out = self.text(), []
-        size = self.settings.image_size
+        alone = len(arrays) == 1
         for i in range(len(arrays)):
             tokens = self.tokens(arrays[i : i + 1])
-            geometry = [Geometry((size, size), (size, size), (1.0, 1.0))]
-            skip = i if len(arrays) > 1 else None
-            out += self.raw_from_tokens(tokens, geometry, [f"support {i}"], text, leave_out=skip)
+            left = None if alone else i
+            out += self.raw_from_tokens(tokens, [self._whole], [f"support {i}"], text, leave_out=left)
+            if alone and out[0].distance is not None:
+                out = [replace(out[0], distance=self._distance_within(tokens))]
         return out
+
+    def _distance_within(self, tokens: Tokens) -> Float32:
+        """The distance (g, g) of one image that only itself is remembered of."""
+        branch = tokens.seg if self.map_branch == "seg" else tokens.det
+        grid = self.clip.grid
+        found = distance_within([self.network.patches(level) for level in branch], grid, max(grid) // 8)
+        values: Float32 = square(found).cpu().numpy()[0]
+        return values
+
+    @property
+    def _whole(self) -> Geometry:
+        """Of an array that is an image itself."""
+        size = self.settings.image_size
+        return Geometry((size, size), (size, size), (1.0, 1.0))
 
 
 def quarter_levels(layers: int) -> tuple[int, ...]:

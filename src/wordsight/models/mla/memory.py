@@ -39,6 +39,13 @@ class MemoryBank:
         """The same bank on another device."""
         return MemoryBank(tuple(level.to(device) for level in self.rows), self.owner.to(device))
 
+    @property
+    def content(self) -> str:
+        """Hash of the rows and their owners (hexadecimal, 16 digits)."""
+        from wordsight.models.tensor_files import hash_tensors
+
+        return hash_tensors({"owner": self.owner, **{f"rows.{i}": rows for i, rows in enumerate(self.rows)}})[:16]
+
     def distance(self, patches: Sequence[Tensor], *, leave_out: int | None = None) -> Tensor:
         """Cosine distance to the nearest row, summed over levels: (B, P), in [0, 2 L].
 
@@ -60,3 +67,19 @@ class MemoryBank:
         for start in range(0, len(rows), step):
             best = torch.maximum(best, (flat @ rows[start : start + step].T).amax(dim=1))
         return best.view(queries.shape[:2])
+
+
+def distance_within(patches: Sequence[Tensor], grid: tuple[int, int], reach: int) -> Tensor:
+    """What `MemoryBank.distance` says of images that only themselves are remembered of: (B, P), in [0, 2 L].
+
+    A patch is compared with those of its own image that are more than `reach` rows or columns away, since the nearer
+    ones share what it shows. patches: per level (B, P, D) without class token, P = rows * columns of the grid.
+    """
+    rows, columns = (torch.arange(count, device=patches[0].device) for count in grid)
+    place = torch.cartesian_prod(rows, columns)
+    near = (place[:, None] - place[None]).abs().amax(dim=-1) <= reach
+    total = torch.zeros(patches[0].shape[:2], device=patches[0].device)
+    for level in patches:
+        unit = F.normalize(level.float(), dim=-1, eps=1e-8)
+        total += 1 - (unit @ unit.mT).masked_fill(near, -1.0).amax(dim=-1)
+    return total

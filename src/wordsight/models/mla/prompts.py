@@ -53,7 +53,7 @@ class LearnedPrompts(nn.Module):
         self._clip = (clip,)
         self._context, self._positions, self._causal = context, tuple(positions), causal
         self._placeholder, self._first = _placeholder(clip.tokenizer), clip.tokenizer.prefix
-        generator = torch.Generator().manual_seed(generator_seed)
+        generator, place = torch.Generator().manual_seed(generator_seed), clip.text.token_embedding.weight.device
         self.ctx = nn.ParameterDict()
         for name, group in zip(("normal", "abnormal"), words, strict=True):
             if not group:
@@ -61,7 +61,9 @@ class LearnedPrompts(nn.Module):
             ids = self._token_ids(clip, group)
             self.register_buffer(f"_{name}_ids", ids, persistent=False)
             # the published network keeps these rows from construction on; the backbone is frozen, so they are the same
-            self.register_buffer(f"_{name}_rows", clip.text.token_embedding(ids).detach().clone(), persistent=False)
+            self.register_buffer(
+                f"_{name}_rows", clip.text.token_embedding(ids.to(place)).detach().clone(), persistent=False
+            )
             setattr(self, f"_{name}_lengths", [self._word_length(clip, word) for word in group])
             for position in self._positions:
                 start = 0.02 * torch.randn(len(group), context, clip.text_width, generator=generator)

@@ -1,0 +1,91 @@
+"""How well each way to read scores and maps does on labelled images: what model selection goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from wordsight.errors import DataError
+from wordsight.metrics import auroc, pixel_auroc
+from wordsight.models.mla.reading import Reading
+from wordsight.models.mla.scoring import Mode, RawMaps, RawScores, ScoreScale, fused_maps, image_scores, raw_maps
+from wordsight.train.samples import Samples
+from wordsight.types import Float32
+
+BLOCK = 32
+"""Images whose levels are enlarged at a time."""
+
+
+def judged(
+    raws: Sequence[RawScores],
+    samples: Samples,
+    mode: Mode,
+    size: int,
+    scores: Sequence[Reading],
+    maps: Sequence[Reading],
+) -> tuple[list[float], list[float]]:
+    """Image AUROC of each way to read scores, and pixel AUROC of each way to read maps (0 without masks).
+
+    Both are min-max scaled over these very images, as published. Kept at a time: three float32 maps (size, size) of
+    each image where there are masks, else those of one block of images. Raises DataError for a single class.
+    """
+    known = _Known(raws, size, mode)
+    images = [np.empty(len(raws), np.float32) for _ in scores]
+    pixels = [0.0] * len(maps)
+    masks = np.stack([samples.mask(i).numpy() for i in range(len(samples))]) if samples.masked else None
+    for side in dict.fromkeys([r.smoothing for r in scores] + [r.map_smoothing for r in maps]):
+        ways = [(i, r) for i, r in enumerate(scores) if r.smoothing == side]
+        drawn = [(i, r) for i, r in enumerate(maps) if r.map_smoothing == side and masks is not None]
+        kept = known.read(side, ways, images, keep=bool(drawn))
+        for i, reading in drawn:
+            pixels[i] = float(pixel_auroc(known.fused(reading, kept), masks))
+    return [_image_result(samples, values) for values in images], pixels
+
+
+class _Known:
+    """The images that judge, their ranges for each way of reading, and their maps block by block."""
+
+    def __init__(self, raws: Sequence[RawScores], size: int, mode: Mode) -> None:
+        self._raws, self._size, self._mode = raws, size, mode
+        self._scales: dict[Reading, ScoreScale] = {}
+        self._blocks = [slice(start, start + BLOCK) for start in range(0, len(raws), BLOCK)]
+
+    def scale(self, reading: Reading) -> ScoreScale:
+        """Ranges over all images; none depends on weights or on the share of the map."""
+        same = replace(reading, memory_weight=0.5, map_memory_weight=0.5, map_share=0.0)
+        if same not in self._scales:
+            self._scales[same] = ScoreScale.fit(self._raws, self._size, "judge", same)
+        return self._scales[same]
+
+    def read(
+        self, side: int, ways: Sequence[tuple[int, Reading]], images: Sequence[Float32], *, keep: bool
+    ) -> list[RawMaps]:
+        """Fill in the image scores of ways that smooth over this side; the maps of every block, if they are kept."""
+        kept = []
+        for block in self._blocks:
+            raws = self._raws[block]
+            maps = raw_maps(raws, self._size, side) if keep or self._mode == "segmentation" else None
+            for i, reading in ways:
+                images[i][block] = image_scores(raws, self.scale(reading), self._mode, self._size, reading, maps=maps)
+            if keep and maps is not None:
+                kept.append(maps)
+        return kept
+
+    def fused(self, reading: Reading, kept: Sequence[RawMaps]) -> Float32:
+        """The maps that are shown, (N, size, size)."""
+        out = np.empty((len(self._raws), self._size, self._size), np.float32)
+        for block, maps in zip(self._blocks, kept, strict=True):
+            out[block] = fused_maps(self._raws[block], self.scale(reading), self._size, reading, maps=maps)
+        return out
+
+
+def _image_result(samples: Samples, scores: Float32) -> float:
+    result = auroc(samples.labels.numpy().astype(np.int64), scores)
+    if np.isnan(result):
+        raise DataError(
+            f"{samples.name}: model selection needs normal and abnormal images, got only one class. "
+            "Give both, or use protocol 'last'."
+        )
+    return float(result)
