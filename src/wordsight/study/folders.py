@@ -141,5 +141,7 @@ def _changes(detector: MlaLp, run: Mapping[str, Any]) -> str | None:
     settings = replace(settings, levels=quarter_levels(detector.clip.vision_layers))
     usual = json.loads(json.dumps({**settings.to_json(), **training.to_json(), "seed": run["training"].get("seed")}))
     used = {**run["settings"], **run["training"]}
-    changed = [f"{name} {value} instead of {usual.get(name)}" for name, value in used.items() if value != usual.get(name)]
+    changed = [
+        f"{name} {value} instead of {usual.get(name)}" for name, value in used.items() if value != usual.get(name)
+    ]
     return "; ".join(changed) or None
