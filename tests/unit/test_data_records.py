@@ -234,6 +234,9 @@ def test_the_hash_names_content_not_place_or_order(tmp_path: Path) -> None:
         hashed(tmp_path / "8", {"a.png": 1}),
     ]
     assert len({base, *changed}) == 7
+    image, region = picture(tmp_path / "9" / "a.png", 1), picture(tmp_path / "9" / "region" / "a.png", 255)
+    regions = [hash_records([Record(image, 0, region=r)]) for r in (None, region, picture(tmp_path / "b.png", 128))]
+    assert len(set(regions)) == 3
     with pytest.raises(DataError, match="at least one record to hash"):
         hash_records([])
     with pytest.raises(DataError, match=r"none\.png: cannot read"):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -310,14 +311,81 @@ def test_a_killed_run_resumes_to_the_same_result(data: Path, tmp_path: Path) -> 
     assert resumed == whole
 
 
-def test_a_state_of_other_settings_is_refused(data: Path, tmp_path: Path) -> None:
+def stop(monkeypatch: pytest.MonkeyPatch, fit: Callable[[], MlaLp], epochs: int = 1) -> None:
+    """Train until the state of this many epochs is written, and no further."""
+    import wordsight.train.run as module
+
+    save, written = module.save_state, []
+
+    def interrupt(path: Path, values: dict[str, Any]) -> None:
+        save(path, values)
+        written.append(path)
+        if len(written) == epochs:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_state", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit()
+
+
+def test_a_state_of_another_run_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     support, held, _ = support_of(data, "Brain")
-    fit_few(detector(), support, training=QUICK, selection=held, folder=tmp_path)
-    with pytest.raises(TrainingError, match=r"started with other settings \(adapter_lr\)"):
-        fit_few(detector(), support, training=replace(QUICK, adapter_lr=1e-2), selection=held, folder=tmp_path)
+    other = draw_support(benchmark_records(data, "Brain", "valid"), 2, seed=1)
+
+    def fit(start: MlaLp | None = None, support: SupportSet = support, **changes: Any) -> MlaLp:
+        training = replace(QUICK, **changes)
+        return fit_few(start or detector(), support, training=training, selection=held, folder=tmp_path)
+
+    stop(monkeypatch, fit)
+    for changed, name in (
+        ({"adapter_lr": 1e-2}, "adapter_lr"),
+        ({"support": other}, "images 0 support"),
+        ({"start": detector(seed=6)}, "initial weights"),
+    ):
+        with pytest.raises(TrainingError, match=rf"started with other settings \({name}\)"):
+            fit(**changed)  # type: ignore[arg-type]
+    assert same(state(fit(cache_gb=0.0)), state(fit_few(detector(), support, training=QUICK, selection=held)))
+    assert list(tmp_path.iterdir()) == [], "a finished run leaves no state that another could take up"
     (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(TrainingError, match="cannot be read"):
-        fit_few(detector(), support, training=QUICK, selection=held, folder=tmp_path)
+        fit()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 needs a CUDA device")
+def test_fp16_resumes_with_its_gradient_scaler(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    support, held, test = support_of(data, "Brain")
+    training = replace(QUICK, epochs=3, device="cuda", precision="fp16")
+
+    def fit(folder: Path) -> MlaLp:
+        return fit_few(detector(), support, training=training, selection=held, folder=folder)
+
+    whole = fit(tmp_path / "whole")
+    stop(monkeypatch, lambda: fit(tmp_path / "cut"), epochs=2)
+    assert torch.load(tmp_path / "cut" / "state.pt", weights_only=True)["precision"]["scale"] > 0
+    resumed = fit(tmp_path / "cut")
+    images = [read_image(record.path) for record in test[:2]]
+    for a, b in zip(whole.predict(images), resumed.predict(images), strict=True):
+        assert np.allclose(a.scores, b.scores, rtol=1e-3)
+
+
+def test_the_state_of_the_gradient_scaler_is_saved_and_loaded(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_fabric.plugins.precision.precision import Precision
+
+    support, held, _ = support_of(data, "Brain")
+    known: list[dict[str, Any]] = []
+
+    def fit() -> MlaLp:
+        return fit_few(detector(), support, training=QUICK, selection=held, folder=tmp_path)
+
+    monkeypatch.setattr(Precision, "state_dict", lambda self: {"scale": 1024.0})
+    monkeypatch.setattr(Precision, "load_state_dict", lambda self, values: known.append(values))
+    stop(monkeypatch, fit)
+    assert known == []
+    fit()
+    assert known == [{"scale": 1024.0}]
 
 
 def test_state_round_trip(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def fit_few(
 
     selection: held-out labelled images for protocol "validation" (without any, a quarter of the support is held out;
     with too few for that, the last epoch is taken). test: only for protocol "published". folder: where the state of an
-    unfinished run is kept, which the same call goes on from. Returns the trained detector with its bank and score scale.
-    Raises DataError, SettingsError or TrainingError.
+    unfinished run is kept, which the same call goes on from.
+    Returns the trained detector with its bank and score scale. Raises DataError, SettingsError or TrainingError.
     """
     spec = detector.input_spec
     if masked is None:
