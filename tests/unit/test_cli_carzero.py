@@ -308,6 +308,7 @@ def test_a_prompt_that_is_too_long_is_said_in_one_line(
             ["--weights", "CZ", "--text", "TEXT", "--prompts", "padchest19"],
             "no shipped prompt set. Did you mean padche",
         ),
+        (["--weights", "CZ", "--text", "TEXT", "--prompts", "TEXT"], "text: expected a prompt file that ends in .json"),
         (["--weights", "CZ", "--text", "TEXT", "--prompts", "no.json"], "no.json: no such prompt file"),
         (
             ["--weights", "CZ", "--text", "TEXT", "--prompts", "x.", "--settings", "corected"],

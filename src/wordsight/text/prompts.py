@@ -52,6 +52,8 @@ def prompt_set(source: str | Path, *, how: Combination = "mean") -> PromptSet:
             return replace(PromptSet.read(path), how=how)
     if isinstance(source, Path) or source.strip().lower().endswith(".json"):
         return replace(_named(PromptSet.read(source)), how=how)
+    if "/" in source and Path(source).exists():
+        raise PromptError(f"{source}: expected a prompt file that ends in .json, or words, got another file or folder.")
     if close := difflib.get_close_matches(name, SHIPPED, n=1, cutoff=0.75):
         raise PromptError(f"{source!r} is no shipped prompt set. Did you mean {close[0]}? Otherwise write a sentence.")
     return replace(_typed(source), how=how)

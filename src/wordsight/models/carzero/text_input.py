@@ -144,13 +144,13 @@ class TextInput:
 
     def cut(self, text: str) -> str:
         """The words of a prompt that do not fit into L tokens, from the one that is cut; "" where all of them fit."""
-        pieces = self._hf.tokenize(clean(text, self.settings))
-        first = self.settings.text_length - 2  # [CLS] and [SEP] take two
-        if len(pieces) <= first:
-            return ""
-        while first > 0 and pieces[first].startswith("##"):
-            first -= 1
-        return str(self._hf.convert_tokens_to_string(pieces[first:]))
+        words = clean(text, self.settings).split()
+        room = self.settings.text_length - 2  # [CLS] and [SEP] take two
+        for place, word in enumerate(words):
+            room -= len(self._hf.tokenize(word))
+            if room < 0:
+                return " ".join(words[place:])
+        return ""
 
 
 def find_text_folder(source: str | Path) -> Path:
