@@ -31,6 +31,9 @@ SUBSTITUTES = {
     "wordsight predict chest.dcm --model carzero --weights carzero.safetensors --text BioClinicalMPBERT --prompts "
     '"There is a mass in the left lung"': NOT_RUN,
     "wordsight score out/predictions.csv custom.csv --protocol openi": NOT_RUN,  # test_cli_score
+    "wordsight data prepare mimic MIMIC-CXR --out MIMIC-CXR/reports.parquet": NOT_RUN,  # test_data_reports
+    "wordsight train carzero --manifest MIMIC-CXR/reports.parquet --text BERT --out runs/cz": NOT_RUN,
+    "wordsight data labels NIH/images test_list.txt --protocol chestxray14 --out NIH/test.csv": NOT_RUN,
     "python3 -m venv .venv && .venv/bin/pip install -c constraints.txt . && source .venv/bin/activate": NOT_RUN,  # make
     "wordsight demo": NOT_RUN,  # test_the_demonstration_runs, slow
     "wordsight data phantoms sets": "wordsight data phantoms sets --sets Brain Liver --valid 6 --test 4",

@@ -25,6 +25,8 @@ COMMANDS: Mapping[tuple[str, ...], tuple[str, str]] = {
     ("data", "phantoms"): ("data_phantoms", "draw synthetic sets in the benchmark's layout"),
     ("data", "inspect"): ("data_inspect", "look into a data set before learning from it"),
     ("data", "prepare"): ("data_prepare", "a published set of images with reports -> one table"),
+    ("data", "align"): ("data_align", "reports of a table -> prompts, by a language model of your choice"),
+    ("data", "labels"): ("data_labels", "label file of a chest x-ray benchmark and its images -> a table for predict"),
 }
 """Words of a command -> (module in wordsight.cli, what it does)."""
 OK, FAILED, INTERRUPTED = 0, 2, 130

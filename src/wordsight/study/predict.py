@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordsight.data import read_as, records_from
+from wordsight.data.listing import Frames
 from wordsight.errors import DataError, ImageError, SettingsError
 from wordsight.progress import progress
 from wordsight.study.detectors import Looker, open_looker
@@ -34,7 +35,8 @@ def predict_study(options: PredictOptions) -> Study:
     from wordsight.report.predictions import Drawing, prediction_folder
 
     out = options.folder
-    found = records_from(options.source, frames="all" if options.all_frames else "first")
+    frames: Frames = "all" if options.all_frames else "first"
+    found = records_from(options.source, frames=frames, allow_outside=options.allow_outside)
     window, frame = _reading(options)
     records = _keyed(read_as(found, window=window, frame=frame))
     looker = open_looker(options)
