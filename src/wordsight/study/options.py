@@ -42,7 +42,7 @@ class TrainOptions:
     anything else is a folder of lists. sources: sets to train on zero-shot, None for all others in the data folder.
     initial: a checkpoint of adapters to start from. evaluate: measure on the target's test split.
     bootstrap: draws of the intervals. heatmaps: files per evaluation, None for all. eval_batch: images at a time.
-    window, frame: how files are read, see `read_as`; the run keeps them.
+    window, frame: how files are read, see `read_as`; the run keeps them. allow_outside: see `read_manifest`.
     Raises SettingsError for values out of range.
     """
 
@@ -67,6 +67,7 @@ class TrainOptions:
     eval_batch: int = 8
     window: str | None = None
     frame: int | None = None
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         for name, values in (("draws", self.draws), ("seeds", self.seeds)):
