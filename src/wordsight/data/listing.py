@@ -68,7 +68,8 @@ def image_files(folder: Path) -> tuple[list[Path], list[Path]]:
         entries = sorted(folder.iterdir(), key=lambda p: p.name)
     except OSError as error:
         raise _unlistable(error) from error
-    images, others = [], []
+    images: list[Path] = []
+    others: list[Path] = []
     for path in entries:
         if not path.name.startswith(".") and path.is_file():
             is_image = path.suffix.lower() in IMAGE_SUFFIXES or content_of(path) is not None

@@ -291,7 +291,8 @@ def _statements(tokens: Sequence[str], terms: Sequence[Term], mention: _Mention)
     sides = sides_of(found[0].place)
     if len(sides) != 1:
         return found
-    other = other_side(tokens, mention.end, *sides, _next_finding(terms, mention, len(tokens)))
+    (side,) = sides
+    other = other_side(tokens, mention.end, side, _next_finding(terms, mention, len(tokens)))
     if other is not None:
         denied, doubted = other[1] & {"none", "no", "not"}, other[1] & _DOUBTFUL
         status = Status.ABSENT if denied else Status.UNCERTAIN if doubted else Status.PRESENT

@@ -288,7 +288,7 @@ class Endpoint:
                     return _parsed(answer, batch, self.settings.vocabulary)
             except _Rejected as error:
                 reason = f"a wrong answer: {error}"
-                said = {"role": "assistant", "content": answer}
+                said = {"role": "assistant", "content": str(answer)}
                 messages = [*question, said, {"role": "user", "content": f"Wrong: {error} Answer again in full."}]
             wrong += answer is not None or reason == EMPTY
             if wrong == most:

@@ -39,7 +39,7 @@ def judged(
         ways = [(i, r) for i, r in enumerate(scores) if r.smoothing == side]
         drawn = [(i, r) for i, r in enumerate(maps) if r.map_smoothing == side and masks is not None]
         kept = known.read(side, ways, images, keep=bool(drawn))
-        for i, reading in drawn:
+        for i, reading in drawn if masks is not None else ():
             pixels[i] = float(pixel_auroc(known.fused(reading, kept), masks))
     return [_image_result(samples, values) for values in images], pixels
 

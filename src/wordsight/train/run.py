@@ -59,8 +59,8 @@ class Run:
         self.fabric = make_fabric(training.device, training.precision)
         self.detector, self.training = _apart(detector, self.fabric.device), training
         self.network = self.detector.network
-        budgets = [int(gib * 2**30) for gib in (training.cache_gb, training.cache_disk_gb)]
-        store = TensorStore(*budgets, folder=None if folder is None else Path(folder))
+        memory, disk = (int(gib * 2**30) for gib in (training.cache_gb, training.cache_disk_gb))
+        store = TensorStore(memory, disk, None if folder is None else Path(folder))
         self.sets = [StemCache(self.network, s, store, self.fabric.autocast) for s in sets]
         self.judge = [StemCache(self.network, s, store, self.fabric.autocast) for s in judge]
         self.shots = len(bank.normal) if bank is not None else 0

@@ -29,7 +29,8 @@ from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind
 if TYPE_CHECKING:
     from wordsight.data import SupportSet
 
-UNSCALED = ScoreScale(*[(0.0, 1.0)] * 6, origin="none")
+_UNIT = (0.0, 1.0)
+UNSCALED = ScoreScale(_UNIT, _UNIT, _UNIT, _UNIT, _UNIT, _UNIT, "none")
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,8 @@ class Reading:
         """Read what `to_json` wrote; raises WeightsError on anything else."""
         names = [field.name for field in fields(cls)]
         try:
-            return cls(**{name: int(values[name]) if "smoothing" in name else float(values[name]) for name in names})
+            read: dict[str, Any] = {n: int(values[n]) if "smoothing" in n else float(values[n]) for n in names}
+            return cls(**read)
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"expected the values {', '.join(names)} of a reading, got {values}.") from error
 
