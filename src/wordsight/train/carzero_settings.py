@@ -21,8 +21,10 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "precision": ("fp32", "bf16", "fp16"),
 }
 _POSITIVE = ("captions_per_image", "patience", "plateau_patience", "valid_batch", "save_every", "devices")
-_SHARES = ("image_rate", "flip", "drop_place", "warmup", "valid_share", "translate", "brightness", "contrast")
-_SHARES += ("unreadable",)
+_SHARES = (
+    *("image_rate", "flip", "drop_place", "warmup", "valid_share", "unreadable"),
+    *("translate", "brightness", "contrast"),
+)
 CIRCUMSTANCES = ("device", "workers", "pairs", "unreadable")
 """Fields without influence on what is learned, but for rounding."""
 
