@@ -21,6 +21,7 @@ from wordsight.data.reports.padchest import label_list, prepare_padchest
 from wordsight.data.reports.prepared import Wanted
 from wordsight.data.reports.table import prepare_table
 from wordsight.errors import DataError
+from wordsight.text.sentences import report_sentences
 
 METADATA = (
     "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns,StudyDate,StudyTime,"
@@ -414,3 +415,31 @@ def test_the_command_knows_every_source(
     assert "expected --table FILE, got none" in capsys.readouterr().err
     assert main([*table, "--table", str(tmp_path / "own.csv"), "--columns", "file"]) == 2
     assert "expected pairs such as path=filename, got 'file'" in capsys.readouterr().err
+
+
+def test_sections_are_what_the_published_code_reads(
+    mimic: Path, openi: Path, padchest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The published tables hold the impression alone; of a whole report its headings would become captions."""
+    whole = read_manifest(prepare_mimic(mimic, mimic / "w.csv").path)[0].report
+    assert report_sentences(str(whole), "published")[0].startswith("final report findings there is no")
+    words = ["data", "prepare", "mimic", str(mimic), "--out", str(mimic / "m.csv"), "--sections"]
+    assert main([*words, "impression", "findings"]) == 0
+    told = str(read_manifest(mimic / "m.csv")[0].report)
+    assert told == "Normal. 50414267\n\nThere is no pneumothorax."
+    assert report_sentences(told, "published") == ["50414267 there is no pneumothorax"]
+    done = prepare_openi(openi, openi / "o.csv", wanted=Wanted(sections=("findings",)))
+    assert [r.report for r in read_manifest(done.path)] == ["Clear lungs. No effusion."]
+    assert set(done.without_report) == {"CXR2", "CXR10"}
+    table = mimic / "own.csv"
+    table.write_text('path,report\nown.png,"IMPRESSION: Edema."\n')
+    (mimic / "own.png").write_bytes(b"x")
+    done = prepare_table(mimic, mimic / "t.csv", table=table, wanted=Wanted(sections=("impression",)))
+    assert read_manifest(done.path)[0].report == "Edema."
+    capsys.readouterr()
+    assert main([*words, "impresion"]) == 2
+    assert "expected names among findings, impression, indication" in capsys.readouterr().err
+    with pytest.raises(DataError, match="PadChest's reports have none"):
+        prepare_padchest(padchest, padchest / "p.csv", wanted=Wanted(sections=("findings",)))
+    assert main(["data", "prepare", "padchest", str(padchest), "--out", "p.csv", "--sections", "findings"]) == 2
+    assert "--sections: is for mimic and openi and table" in capsys.readouterr().err

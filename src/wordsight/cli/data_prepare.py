@@ -33,6 +33,9 @@ def parser() -> CommandParser:
     p.add_argument("--labels", type=str | None, default=None, help="mimic: CheXpert or NegBio table, for findings")
     p.add_argument("--table", type=str | None, default=None, help="padchest, table: the CSV or Parquet file")
     p.add_argument("--text", type=Literal["report", "labels"], default="report", help="padchest: what is the report")
+    p.add_argument(
+        "--sections", type=str, nargs="+", default=[], help="mimic, openi, table: keep these, as impression findings"
+    )
     p.add_argument("--columns", type=str, nargs="+", default=[], help="table: names, as path=file report=text")
     p.add_argument("--without-report", type=str | None, default=None, help="write studies without text to this file")
     return p
@@ -58,7 +61,7 @@ def _prepare(args: Any) -> Prepared:
     from wordsight.data.reports.prepared import Wanted
 
     folder, out = Path(args.folder).expanduser(), Path(args.out).expanduser()
-    wanted = Wanted(args.views, args.unknown_views, args.split, args.absolute)
+    wanted = Wanted(args.views, args.unknown_views, args.split, args.absolute, tuple(args.sections))
     reports, labels, table = (path_or_none(v) for v in (args.reports, args.labels, args.table))
     _check_flags(args)
     if args.source == "mimic":
@@ -87,6 +90,7 @@ def _check_flags(args: Any) -> None:
         "labels": ("mimic",),
         "table": ("padchest", "table"),
         "columns": ("table",),
+        "sections": ("mimic", "openi", "table"),
     }
     for flag, sources in owners.items():
         if args[flag] and args.source not in sources:

@@ -185,7 +185,7 @@ def _rows(
             view = position or VIEW_CODES.get(code, "")
             if not tally.keeps(view, wanted):
                 continue
-            report = texts.read(subject, study)
+            report = wanted.text_of(texts.read(subject, study))
             if not report:
                 tally.drop_unreported(f"s{study}")
                 continue

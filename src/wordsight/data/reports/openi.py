@@ -146,7 +146,7 @@ def _rows(
     tally: Tally,
 ) -> Iterator[Row]:
     for report in read_openi_reports(reports):
-        text = labelled_text(report)
+        text = wanted.text_of(labelled_text(report))
         if not report.images:
             tally.notes["reports without an image"] += 1
         for name in report.images:

@@ -45,6 +45,8 @@ def prepare_padchest(
     folder, wanted, tally = Path(folder), wanted or Wanted(), Tally()
     if text not in ("report", "labels"):
         raise DataError(f"expected text from 'report' or 'labels', got {text!r}. Choose one of these.")
+    if wanted.sections:
+        raise DataError("sections: PadChest's reports have none. Leave sections out.")
     rows = _rows(folder, _table_in(folder) if table is None else Path(table), wanted, tally, text)
     return write_prepared(rows, Path(out), tally, absolute=wanted.absolute)
 

@@ -18,6 +18,7 @@ from wordsight.data.manifest import MANIFEST_SUFFIXES, cell_text
 from wordsight.errors import DataError
 from wordsight.files import atomic_path
 from wordsight.progress import progress
+from wordsight.text.sentences import SECTIONS, report_sections
 
 Views = Literal["frontal", "lateral", "all"]
 Label = int | None
@@ -51,13 +52,28 @@ class Wanted:
     views: "frontal" keeps PA, AP and AP_horizontal, "lateral" the lateral ones, "all" every view.
     unknown_views: whether to keep images whose view the source does not tell.
     split: for images whose split it does not tell. absolute: absolute paths, else relative to the folder of the table,
-    which then must hold the images.
+    which then must hold the images. sections: what of a report becomes its text, in this order and without headings
+    (names of SECTIONS, or "body" for text under no heading); empty for the whole.
+    Raises DataError for other sections.
     """
 
     views: Views = "frontal"
     unknown_views: bool = False
     split: str | None = None
     absolute: bool = False
+    sections: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.sections if name not in (*SECTIONS, "body")]
+        if unknown:
+            raise DataError(f"sections: expected names among {', '.join(SECTIONS)}, body, got {few(unknown)}.")
+
+    def text_of(self, report: str) -> str:
+        """The wanted sections of a report, "" where it has none of them."""
+        if not self.sections:
+            return report
+        found = report_sections(report)
+        return "\n\n".join(found[name] for name in self.sections if name in found)
 
 
 @dataclass

@@ -55,12 +55,13 @@ def _rows(
             if viewed and not tally.keeps(view, wanted):
                 continue
             file = _inside(root, path, table)
-            if not decode_report(report.encode(), f"{table}, {path}"):
+            text = wanted.text_of(decode_report(report.encode(), f"{table}, {path}"))
+            if not text:
                 tally.drop_unreported(study or path)
             elif not os.path.isfile(file):
                 tally.dropped["image file missing"] += 1
             else:
-                yield Row(file, report, split_name(split, wanted), patient, study, view)
+                yield Row(file, text, split_name(split, wanted), patient, study, view)
 
 
 def _inside(root: str, path: str, table: Path) -> str:
