@@ -185,7 +185,7 @@ class Run:
         text_sizes = [len(share(texts, r, self.world)) for r in range(self.world)]
         with self.fabric.autocast():
             image = self.network.encode_images(normalised(images.to(device)))
-            text = self.network.encode_texts((tokens[list(own)] if own else tokens[:1]).to(device))
+            text = self.network.encode_texts(tokens[torch.tensor(list(own) or [0])].to(device))
             sentences = gather(text.sentence[: len(own)], text_sizes, self.rank)
             globals_ = gather(image[:count, 0], sizes, self.rank)
             part = pair_logits(self.network, image, text, sentences=sentences, globals_=globals_, pairs=training.pairs)

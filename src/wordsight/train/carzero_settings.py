@@ -22,14 +22,9 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
 }
 _POSITIVE = ("captions_per_image", "patience", "plateau_patience", "valid_batch", "save_every", "devices")
 _SHARES = (
-<<<<<<< HEAD
-    "image_rate", "flip", "drop_place", "warmup", "valid_share", "translate", "brightness", "contrast", "unreadable",
-)  # fmt: skip
-=======
     *("image_rate", "flip", "drop_place", "warmup", "valid_share", "unreadable"),
     *("translate", "brightness", "contrast"),
 )
->>>>>>> c337778a72cbddeeefa61ae791c00da25ee194e5
 CIRCUMSTANCES = ("device", "workers", "pairs", "unreadable")
 """Fields without influence on what is learned, but for rounding."""
 
