@@ -37,10 +37,11 @@ def judged(
     masks = np.stack([samples.mask(i).numpy() for i in range(len(samples))]) if samples.masked else None
     for side in dict.fromkeys([r.smoothing for r in scores] + [r.map_smoothing for r in maps]):
         ways = [(i, r) for i, r in enumerate(scores) if r.smoothing == side]
-        drawn = [(i, r) for i, r in enumerate(maps) if r.map_smoothing == side and masks is not None]
-        kept = known.read(side, ways, images, keep=bool(drawn))
-        for i, reading in drawn if masks is not None else ():
-            pixels[i] = float(pixel_auroc(known.fused(reading, kept), masks))
+        drawn = [(i, r) for i, r in enumerate(maps) if r.map_smoothing == side]
+        kept = known.read(side, ways, images, keep=masks is not None and bool(drawn))
+        if masks is not None:
+            for i, reading in drawn:
+                pixels[i] = float(pixel_auroc(known.fused(reading, kept), masks))
     return [_image_result(samples, values) for values in images], pixels
 
 
