@@ -64,7 +64,7 @@ def _has_form(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("path") or entry.get("name"), str):
         return False
     shape, peaks = entry.get("shape"), entry.get("peaks")
-    if not _numbers(shape) or min(shape) < 1 or not isinstance(peaks, dict):
+    if not isinstance(shape, list) or not _numbers(shape) or min(shape) < 1 or not isinstance(peaks, dict):
         return False
     return all(isinstance(finding, str) and _numbers(peak) for finding, peak in peaks.items())
 

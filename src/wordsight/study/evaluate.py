@@ -26,16 +26,8 @@ def evaluate_study(options: EvaluateOptions) -> Study:
     Images that any of the runs was trained on or chosen by are left out for all of them, and counted in the protocol.
     Raises the errors of weights and data.
     """
-    from wordsight.models.carzero.storage import is_carzero_folder
-
     if not options.runs:
         raise SettingsError("expected at least one run folder to evaluate, got none.")
-    carzero = [run for run in options.runs if is_carzero_folder(run)]
-    if carzero:
-        raise SettingsError(
-            f"{carzero[0]}: expected a run of MLA-LP or MVFA, got a CARZero. Predict with it and score the table: "
-            "`wordsight predict`, then `wordsight score`."
-        )
     folders = [folder for run in options.runs for folder in detector_folders(run)]
     dataset, records = find_records(options, read_run(folders[0]))
     kept, left_out = _Known.of(folders, dataset).leave_out(records, len(folders))

@@ -64,5 +64,5 @@ def _hits(labels: LabelTable, file: PeakFile, tolerance: float) -> Floats:
 
 
 def _share(hits: Floats, groups: Sequence[str], draws: int, seed: int) -> Number:
-    chosen = np.flatnonzero(~np.isnan(hits))
+    chosen = np.flatnonzero(~np.isnan(hits)).tolist()
     return share_of_hits(hits[chosen].astype(bool).tolist(), [groups[i] for i in chosen], draws=draws, seed=seed)

@@ -283,13 +283,13 @@ class Endpoint:
                 pause = max(asked, self.settings.wait * 2 ** (attempt - 1))
                 self.sleep(min(pause, self.settings.longest_wait))
             answer, reason, asked = self._request(client, messages)
-            try:
-                if answer is not None:
+            if answer is not None:
+                try:
                     return _parsed(answer, batch, self.settings.vocabulary)
-            except _Rejected as error:
-                reason = f"a wrong answer: {error}"
-                said = {"role": "assistant", "content": answer}
-                messages = [*question, said, {"role": "user", "content": f"Wrong: {error} Answer again in full."}]
+                except _Rejected as error:
+                    reason = f"a wrong answer: {error}"
+                    said = {"role": "assistant", "content": answer}
+                    messages = [*question, said, {"role": "user", "content": f"Wrong: {error} Answer again in full."}]
             wrong += answer is not None or reason == EMPTY
             if wrong == most:
                 break
