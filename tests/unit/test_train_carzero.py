@@ -238,29 +238,35 @@ sys.path[:0] = [{tests!r}, {unit!r}]
 import test_train_carzero as t
 import wordsight.train.carzero as module
 manifest, text, folder, slow = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
+training = replace(t.QUICK, devices=int(sys.argv[5]))
 original = module.Run.step
 module.Run.step = lambda self, batch: (time.sleep(slow), original(self, batch))[1]
-found = t.fit(t.network(dropout=0.3), text, t.sets_of(manifest), t.QUICK, folder)
-print(found.weights_hash, (folder / "carzero.json").read_text())
+if __name__ == "__main__":
+    found = t.fit(t.network(dropout=0.3), text, t.sets_of(manifest), training, folder)
+    print(found.weights_hash, (folder / "carzero.json").read_text())
 """
 
 
 def start(path: Path, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, str(path), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_result(manifest: Path, text: Path, tmp_path: Path) -> None:
-    """Killed within the first epoch and within a later one, between two states each time."""
+@pytest.mark.parametrize(("devices", "kills"), [(1, ((0, 1), (1, 1))), (2, ((1, 1),))])
+def test_a_killed_run_resumes_to_the_same_result(
+    devices: int, kills: tuple[tuple[int, int], ...], manifest: Path, text: Path, tmp_path: Path
+) -> None:
+    """Killed within the first epoch and within a later one, all processes at once, between two states each time."""
     path = script(tmp_path, "killed.py", KILLED)
-    whole, _ = start(path, manifest, text, tmp_path / "whole", 0.0).communicate()
+    whole, _ = start(path, manifest, text, tmp_path / "whole", 0.0, devices).communicate()
     assert whole
     folder = tmp_path / "killed"
-    for wanted in ((0, 1), (1, 1)):
-        process = start(path, manifest, text, folder, 0.2)
-        deadline = time.monotonic() + 120
+    for wanted in kills:
+        process = start(path, manifest, text, folder, 0.2, devices)
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and process.poll() is None:
             found = folder / "state.pt"
             if found.exists():
@@ -270,13 +276,13 @@ def test_a_killed_run_resumes_to_the_same_result(manifest: Path, text: Path, tmp
             time.sleep(0.02)
         time.sleep(0.25)  # within a step after it
         assert process.poll() is None
-        os.kill(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
         with pytest.raises(WeightsError, match="has not finished an epoch") if wanted == (0, 1) else nothing():
             load_folder(folder)
-    resumed, _ = start(path, manifest, text, folder, 0.0).communicate()
+    resumed, _ = start(path, manifest, text, folder, 0.0, devices).communicate()
     assert resumed == whole
 
 
