@@ -47,6 +47,7 @@ format: $(STAMP)  ## format and apply the safe fixes
 # benchmarks/full_size.py and benchmarks/real_data.py need much memory or data of your own: run them by hand.
 bench: $(STAMP)  ## speed of metrics and phantoms, quick accuracy tables on phantoms; a quarter of an hour
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/phantoms.py --count 20
 	$(BIN)/python benchmarks/phantoms_mla.py --quick --json $(OUT)/phantoms_mla.json
 

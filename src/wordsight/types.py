@@ -26,6 +26,8 @@ class ScoreKind(StrEnum):
     DISTANCE = "distance"
     SCALED = "scaled"
     """Min-max scaled by a stated ScoreScale; higher is more abnormal, [0, 1] on the data that set the scale."""
+    SIMILARITY = "similarity"
+    """Cosine of features, or a multiple of it: bounded, higher is more alike; no logit and no probability."""
     ATTENTION = "attention"
     """Share of a sentence's attention that a cell of the image takes: 0 or more, at most 1 over all cells together."""
 
@@ -206,14 +208,21 @@ class Record:
 def peak(values: Float32) -> tuple[float, float]:
     """(row, column) of a map's largest value, in continuous coordinates where pixel i covers [i, i + 1).
 
-    values: (h, w), NaN where nothing was seen. Cells that share the largest value (a repeated coarse cell) are
-    averaged, so that the nearest and the coarse form of a map point at the same place.
-    Raises MetricError for a map without a number.
+    values: (h, w), NaN where nothing was seen. It is the centre of the first largest cell in row order, together with
+    the equal ones that follow it in its row and column: a coarse cell that is repeated over its pixels points where the
+    cell itself does. Raises MetricError for a map without a number.
     """
     if values.ndim != 2 or np.isnan(values).all():
         raise MetricError(f"expected a map (h, w) with numbers, got shape {values.shape}. Check the prediction.")
-    rows, columns = np.nonzero(values == np.nanmax(values))
-    return float(rows.mean()) + 0.5, float(columns.mean()) + 0.5
+    row, column = np.unravel_index(int(np.nanargmax(values)), values.shape)
+    height, width = (_run(line, values[row, column]) for line in (values[row:, column], values[row, column:]))
+    return float(row) + height / 2, float(column) + width / 2
+
+
+def _run(values: Float32, value: float) -> int:
+    """How many values from the first one on are equal to it."""
+    others = np.flatnonzero(values != value)
+    return int(others[0]) if len(others) else len(values)
 
 
 @dataclass(frozen=True, slots=True)

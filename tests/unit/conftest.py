@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small-clip")
     save_clip_bundle(folder, CONFIG, reference(CONFIG).state_dict(), None)
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny.json and the reference weights as tiny.pt; tests read it and leave it as it is."""
+    import torch
+
+    from clip_tools import CONFIG, reference
+
+    path = tmp_path_factory.mktemp("clip")
+    (path / "tiny.json").write_text(json.dumps(CONFIG))
+    torch.save(reference(CONFIG).state_dict(), path / "tiny.pt")
+    return path
 
 
 @pytest.fixture(scope="session")

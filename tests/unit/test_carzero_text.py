@@ -193,3 +193,48 @@ def test_bert_sizes_come_from_its_configuration() -> None:
     for key, value in (("model_type", "roberta"), ("hidden_act", "relu"), ("position_embedding_type", "relative_key")):
         with pytest.raises(SettingsError, match=f"expected a BERT configuration with GELU .*'{value}'"):
             BertShape.from_config({key: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1. There is edema 2. There is mass", "there is edema there is mass"),
+        ("1) There is edema 2) There is mass", "there is edema there is mass"),
+        ("There is edema:\n1. mass of 3.5 cm\n2. nodule", "there is edema mass of 3.5 cm nodule"),
+        ("The mass measures 10. It is stable", "the mass measures 10 it is stable"),
+        ("There are 2 masses", "there are 2 masses"),
+        ("Rib 4. There is a fracture", "rib 4 there is a fracture"),
+        ("There is edema. 4. There is mass", "there is edema there is mass"),
+    ],
+)
+def test_enumeration_marks_vanish_where_numbers_are_kept(text: str, wanted: str) -> None:
+    assert clean(text, SETTINGS.corrected()) == wanted
+
+
+def test_nothing_is_fetched_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.utils import hub
+
+    fetched: list[str] = []
+    there = text_folder(tmp_path / "fetched")
+
+    def cached(repository: str, name: str, *, local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise OSError("not in the cache")
+        fetched.append(name)
+        if repository.startswith("no/") or not (there / name).is_file():
+            raise OSError("no network\nand more")
+        return str(there / name)
+
+    monkeypatch.setattr(hub, "cached_file", cached)
+    name = "nobody-xyz/not-in-any-cache"
+    with pytest.raises(WeightsError, match=r"Nothing is downloaded unless asked for \(--text-download"):
+        find_text_folder(name)
+    with pytest.raises(WeightsError, match="found neither"):
+        find_text_folder(tmp_path / "absent", download=True)
+    assert find_text_folder(there, download=True) == there
+    assert fetched == []
+    assert find_text_folder(name, download=True) == there
+    assert {"config.json", "vocab.txt"} <= set(fetched)
+    assert not [file for file in fetched if "model" in file]
+    with pytest.raises(WeightsError, match=r"text 'no/net-xyz': expected a repository .* none \(no network\)"):
+        find_text_folder("no/net-xyz", download=True)

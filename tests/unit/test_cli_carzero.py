@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,37 @@ def test_the_score_command_takes_the_table(
     assert found["findings"]["Effusion"]["auroc"]["value"] == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("kind", ["global", "local", "both"])
+def test_similarities_for_comparison_are_named_as_such(kind: str, predict: Predict, home: Path, tmp_path: Path) -> None:
+    prompts = "There is a mass"
+    assert predict("--similarity", kind, "--no-heatmaps", prompts=prompts, source=home / "in" / "1.png") == 0
+    row, raw = table(tmp_path / "out" / "predictions.csv")[0], json_of(tmp_path / "out" / "predictions.json")
+    assert (row["kind"], raw["kind"], raw["run"]["similarity"]) == ("similarity", "similarity", kind)
+    known = replace(detector(home, prompt_set(prompts)), similarity=kind)  # type: ignore[arg-type]
+    wanted = known.predict([read_image(home / "in" / "1.png")])[0]
+    assert float(row[prompts]) == pytest.approx(float(wanted.scores[0]), abs=2e-5)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Scores are similarities of image and sentence" in page
+    assert "Scores are logits" not in page
+
+
+def test_fusion_is_not_written_into_runs_that_have_nothing_else(predict: Predict, home: Path, tmp_path: Path) -> None:
+    """Folders of earlier versions go on."""
+    assert predict("--no-heatmaps", "--similarity", "fusion", source=home / "in" / "1.png") == 0
+    assert "similarity" not in json_of(tmp_path / "out" / "predict.json")["run"]
+
+
+def test_tables_with_absolute_paths_are_taken_where_allowed(
+    predict: Predict, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"path,label\n{home / 'in' / '2.png'},1\n")
+    assert predict("--no-maps", source=manifest) == 2
+    assert "allow paths outside (--allow-outside; in Python allow_outside=True)" in capsys.readouterr().err
+    assert predict("--no-maps", "--allow-outside", source=manifest) == 0
+    assert [row["path"] for row in table(tmp_path / "out" / "predictions.csv")] == [str(home / "in" / "2.png")]
+
+
 def test_a_manifest_names_the_images(predict: Predict, home: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "list.csv"
     manifest.write_text("path,label\nin/2.png,1\nin/0.png,0\nin/2.png,1\n")
@@ -308,6 +340,7 @@ def test_a_prompt_that_is_too_long_is_said_in_one_line(
             ["--weights", "CZ", "--text", "TEXT", "--prompts", "padchest19"],
             "no shipped prompt set. Did you mean padche",
         ),
+        (["--weights", "CZ", "--text", "TEXT", "--prompts", "TEXT"], "text: expected a prompt file that ends in .json"),
         (["--weights", "CZ", "--text", "TEXT", "--prompts", "no.json"], "no.json: no such prompt file"),
         (
             ["--weights", "CZ", "--text", "TEXT", "--prompts", "x.", "--settings", "corected"],
@@ -330,6 +363,10 @@ def test_a_prompt_that_is_too_long_is_said_in_one_line(
         (
             ["--weights", "CZ", "--text", "TEXT", "--prompts", "edema", "--negatives", "NEG"],
             "--negatives: expected --scores pair with it",
+        ),
+        (
+            ["--weights", "CZ", "--text", "TEXT", "--prompts", "edema", "--scores", "pair", "--similarity", "both"],
+            "--scores pair: needs the logits of --similarity fusion, got both",
         ),
         (
             ["--weights", "CZ", "--text", "TEXT", "--prompts", "edema", "--scores", "odds"],

@@ -62,7 +62,8 @@ def test_no_arguments_show_the_commands_and_fail(capsys: pytest.CaptureFixture[s
         (["train"], "error: wordsight train: expected one of train mla, train carzero; got none."),
         (
             ["data", "fetch"],
-            "error: wordsight data: expected one of data phantoms, data inspect, data prepare; got 'fetch'.",
+            "error: wordsight data: expected one of data phantoms, data inspect, data prepare, data align, "
+            "data labels; got 'fetch'.",
         ),
         (["report", "a", "--colour"], "error: .*--colour.* See `wordsight report --help`."),
         (["train", "mla"], "error: .*target.* See `wordsight train mla --help`."),

@@ -14,11 +14,12 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 
 from wordsight.cli.main import main
 from wordsight.cli.score import ProtocolName
-from wordsight.data.sources import read_chexpert, read_openi
+from wordsight.data.manifest import read_manifest
+from wordsight.data.sources import read_chestxdet10, read_chexpert, read_openi
 from wordsight.data.sources.chestxdet10 import FINDINGS as BOXED
 from wordsight.data.sources.chexpert import COMPETITION
 from wordsight.data.sources.openi import FINDINGS as OPENI
-from wordsight.errors import SettingsError
+from wordsight.errors import DataError, SettingsError
 from wordsight.study.score import PROTOCOLS, ScoreOptions, score_predictions
 
 CLASSES = list(COMPETITION)
@@ -209,6 +210,130 @@ def test_undefined_findings_are_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "note: macro AUROC: mean of 1 of 10 findings" in out
 
 
+# -- the pointing game -------------------------------------------------------------------------------------------------
+
+
+def boxed(folder: Path, images: int = 12) -> tuple[Path, Path, Path]:
+    """A label file with boxes, scores, and peaks: of Mass every third lies 10 pixels beside its box, Nodule all do."""
+    entries, predictions = [], []
+    for i in range(images):
+        x, y = 100 + 20 * i, 300 + 10 * i
+        boxes = [[x, y, x + 50, y + 40], [x, y, x + 30, y + 40]][: 1 + i % 2]
+        entries.append({"file_name": f"{i}.png", "syms": ["Mass", "Nodule"][: 1 + i % 2], "boxes": boxes})
+        mass = (y + 20, x + 25) if i % 3 else (y + 20, x - 10)
+        peaks = {"Mass": [place / 2 for place in mass], "nodule": [(y - 10) / 2, x / 2]}  # images of half the size
+        predictions.append({"path": f"/data/{i}.png", "shape": [512, 512], "peaks": peaks})
+    labels, peaks_file = folder / "test.json", folder / "predictions.json"
+    labels.write_text(json.dumps(entries))
+    peaks_file.write_text(json.dumps({"predictions": predictions[::-1]}))
+    rows = np.random.default_rng(0).normal(size=(images, 10)).tolist()
+    return labels, written(folder / "p.csv", list(BOXED), rows), peaks_file
+
+
+def test_the_pointing_game_strict_and_with_a_tolerance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, scores, peaks = boxed(tmp_path)
+    words = ["score", str(scores), str(labels), "--protocol", "chestxdet10", "--draws", "100", "--peaks", str(peaks)]
+    assert main([*words, "--out", str(tmp_path / "o")]) == 0
+    found = results(tmp_path / "o")
+    mass, nodule = (found["findings"][name] for name in ("Mass", "Nodule"))
+    assert (mass["pointing"]["value"], mass["pointing_tolerant"]["value"]) == (pytest.approx(8 / 12), 1.0)
+    assert mass["pointing"]["low"] < mass["pointing"]["value"] < mass["pointing"]["high"]
+    assert (nodule["pointing"]["value"], nodule["pointing"]["n"], nodule["pointing_tolerant"]["value"]) == (0.0, 6, 1.0)
+    assert found["findings"]["Effusion"]["pointing"]["note"] == "nothing to count"
+    assert found["means"]["macro"]["pointing"]["value"] == pytest.approx(8 / 24)
+    assert found["means"]["macro"]["pointing"]["low"] < 8 / 24 < found["means"]["macro"]["pointing"]["high"]
+    assert found["pointing"] == {
+        "point": "centre of the map's largest cell", "tolerance_pixels": 15.0, "without_point": 0,
+    }  # fmt: skip
+    assert found["files"]["peaks"]["name"] == "predictions.json"
+    table = list(csv.DictReader((tmp_path / "o" / "scores.csv").read_text().splitlines()))
+    by_name = {row["name"]: row for row in table}
+    assert float(by_name["macro"]["pointing"]) == pytest.approx(8 / 24)
+    assert by_name["Effusion"]["pointing"] == ""
+    out = capsys.readouterr().out
+    assert "within 15 pixels" in out
+    assert "note: pointing game: centre of the map's largest cell, inside any box" in out
+    assert "note: peaks by name, by file name" in out
+    assert main([*words, "--tolerance", "9", "--out", str(tmp_path / "n")]) == 0
+    assert results(tmp_path / "n")["findings"]["Nodule"]["pointing_tolerant"]["value"] == 0.0
+
+
+def test_a_map_that_points_at_nothing_is_a_miss(tmp_path: Path) -> None:
+    labels, scores, peaks = boxed(tmp_path)
+    value = json.loads(peaks.read_text())
+    for entry in value["predictions"][:6]:  # images 11 to 6
+        del entry["peaks"]["Mass"]
+    peaks.write_text(json.dumps(value))
+    found = score_predictions(ScoreOptions(scores, labels, "chestxdet10", draws=0, peaks=peaks)).pointing
+    assert found is not None
+    assert found.missing == 6
+    assert found.findings[BOXED.index("Mass")]["pointing"].value == pytest.approx(4 / 12)
+    assert "pointing game: 6 maps point at nothing on the image: misses" in found.notes()
+
+
+def test_a_benchmark_becomes_a_table_for_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, _, _ = boxed(tmp_path)
+    for i in range(13):  # one image more than the benchmark has
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{i}.png").write_bytes(b"x")
+    words = ["data", "labels", str(tmp_path / "images"), str(labels), "--protocol", "chestxdet10", "--out"]
+    assert main([*words, str(tmp_path / "table.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "images: 12, findings: 10" in said
+    assert f"wordsight predict {tmp_path / 'table.csv'} --model carzero --prompts chestxdet10 ..." in said
+    records = read_manifest(tmp_path / "table.csv")
+    assert [record.path.name for record in records] == [f"{i}.png" for i in range(12)]
+    assert [record.labels["Nodule"] for record in records] == [i % 2 for i in range(12)]
+    assert main([*words, str(tmp_path / "elsewhere" / "table.parquet")]) == 0
+    assert "--prompts chestxdet10 --allow-outside ..." in capsys.readouterr().out
+    assert read_manifest(tmp_path / "elsewhere" / "table.parquet", allow_outside=True)[3].path.name == "3.png"
+    (tmp_path / "images" / "4.png").unlink()
+    assert main([*words, str(tmp_path / "table.csv")]) == 2
+    assert "expected the 12 images of ChestX-Det10, 1 missing: 4.png" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "table.csv"), "--frontal"]) == 2
+    assert "does not tell views" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value["predictions"].pop(), "expected a row for each of 12 images, 1 missing: 0.png"),
+        (lambda value: value["predictions"].append(value["predictions"][0]), "expected each image once, got 11.png"),
+        (lambda value: value["predictions"][0].update(shape=[512, 400]), r"1024 x 1024 pixels, .* got 512 x 400"),
+        (lambda value: value["predictions"][0].update(shape=[0, 400]), "expected .*shape.*, got something else"),
+        (lambda value: value["predictions"][0].update(peaks={"Mass": [1]}), "got something else. Give the predictions"),
+        (
+            lambda value: [e.update(peaks={}) for e in value["predictions"]],
+            "expected peaks of Atelectasis, .* got none",
+        ),
+        (lambda value: value.clear(), "got something else"),
+    ],
+)
+def test_peaks_that_do_not_fit_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    labels, scores, peaks = boxed(tmp_path)
+    value = json.loads(peaks.read_text())
+    change(value)
+    peaks.write_text(json.dumps(value))
+    with pytest.raises(DataError, match=message):
+        score_predictions(ScoreOptions(scores, labels, "chestxdet10", draws=0, peaks=peaks))
+
+
+def test_the_published_boxes_are_hit_in_their_middle(shared: Path, tmp_path: Path) -> None:
+    path = shared / "data/labels/ChestX-Det10/test.json"
+    table = read_chestxdet10(path)
+    assert table.boxes is not None
+    entries = []
+    for name, boxes in zip(table.names, table.boxes, strict=True):
+        middles = {f: [(b[0][1] + b[0][3]) / 2, (b[0][0] + b[0][2]) / 2] for f, b in boxes.items()}
+        entries.append({"name": name, "shape": [1024, 1024], "peaks": middles})
+    (tmp_path / "peaks.json").write_text(json.dumps({"predictions": entries}))
+    file = written(tmp_path / "p.csv", list(BOXED), table.labels.tolist())
+    found = score_predictions(ScoreOptions(file, path, "chestxdet10", draws=20, peaks=tmp_path / "peaks.json"))
+    assert found.pointing is not None
+    assert found.pointing.macro["pointing"].value == 1.0
+    assert [n["pointing"].n for n in found.pointing.findings] == table.labels.sum(axis=0).tolist()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -226,6 +351,8 @@ def test_undefined_findings_are_said(tmp_path: Path, capsys: pytest.CaptureFixtu
         ),
         (["--protocol", "chexpert5", "--readings"], "error: expected readings 0 or 1, got"),
         (["--protocol", "chexpert5", "--readings", "--against", "x"], "error: against: expected scores to compare"),
+        (["--protocol", "chexpert5", "--peaks", "x"], "error: peaks: the label file of chexpert5 has no boxes"),
+        (["--protocol", "chexpert5", "--tolerance", "-1"], "error: tolerance: expected 0 pixels or more, got -1"),
         (["--protocol", "chexpert5", "--draws", "-1"], "error: draws, seed: expected 0 or more, got -1 and 0"),
         (["--protocol", "chexpert5", "--order", "none.csv"], "error: none.csv: no such table"),
         (["--protocol", "chexpert5", "--against", "none.csv"], "error: none.csv: no such file"),

@@ -111,6 +111,7 @@ def test_a_network_of_its_own_begins_with_the_weights_it_is_given(
     [
         ([], "text: expected the folder of a BERT"),
         (["--text", "nowhere"], "expected a folder with a BERT tokenizer"),
+        (["--initial", "nowhere.ckpt"], "nowhere.ckpt: expected a weights file, found none"),
         (["--initial", "nowhere.ckpt", "--image-start", "x"], "got both"),
         (["--recipe", "best"], "best"),
         (["--initial", "tiny", "--training.flip", "2"], "shares in"),
@@ -126,6 +127,15 @@ def test_wrong_options_are_one_line_and_exit_with_2(
     assert error[-1].startswith("error: ")
 
 
+def test_evaluate_and_weights_without_their_text_are_refused(
+    manifest: Path, begun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(begun), "--data", str(manifest.parent)]) == 2
+    assert "expected a run of MLA-LP or MVFA, got a CARZero" in capsys.readouterr().err
+    assert main(command(manifest, tmp_path / "run", "--initial", begun / "weights.safetensors")) == 2
+    assert "(command line: --text), got none. A run folder brings its own" in capsys.readouterr().err
+
+
 def test_a_folder_that_holds_a_network_already_is_refused(
     manifest: Path, begun: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +149,10 @@ def test_a_network_file_that_is_none_is_refused(
     text = text_folder(tmp_path / "text")
     assert main(command(manifest, tmp_path / "run", "--text", text, "--network", "mlp_lg")) == 2
     assert "network: expected one of global, local, gl, mlp_gl or a JSON file" in capsys.readouterr().err
+    (tmp_path / "list.json").write_text("[1]")
+    words = ["--text", text, "--network", tmp_path / "list.json"]
+    assert main(command(manifest, tmp_path / "run", *words)) == 2
+    assert "or a JSON file of settings, got " in capsys.readouterr().err
 
 
 def test_options_name_what_they_do_not_know() -> None:

@@ -367,7 +367,10 @@ def test_any_table_with_other_names(tmp_path: Path) -> None:
     assert (second.path, second.report) == (tmp_path / "sub" / "b.png", "Line one.\nLine two.")
     assert (first.split, second.split) == ("train", "valid")
     assert not first.labels  # study is no finding
-    for bad in ("../a.png", "/etc/passwd", "sub/../../a.png", ""):
+    pd.DataFrame({"path": [str(tmp_path / "a.png")], "report": ["x"]}).to_csv(tmp_path / "whole.csv", index=False)
+    done = prepare_table(tmp_path, tmp_path / "out.csv", table=tmp_path / "whole.csv")
+    assert [record.path for record in read_manifest(done.path)] == [tmp_path / "a.png"]
+    for bad in ("../a.png", "/etc/passwd", f"{tmp_path}x/a.png", "sub/../../a.png", ""):
         pd.DataFrame({"path": [bad], "report": ["x"]}).to_csv(tmp_path / "bad.csv", index=False)
         with pytest.raises(DataError, match=f"expected paths inside .*, got '{bad}'"):
             prepare_table(tmp_path, tmp_path / "o.csv", table=tmp_path / "bad.csv")

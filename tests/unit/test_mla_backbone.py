@@ -32,17 +32,8 @@ from wordsight.models.mla.clip_keys import resize_positions
 from wordsight.models.torchscript import read_torchscript
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny.json and the reference weights as tiny.pt."""
-    path = tmp_path_factory.mktemp("clip")
-    (path / "tiny.json").write_text(json.dumps(CONFIG))
-    torch.save(reference(CONFIG).state_dict(), path / "tiny.pt")
-    return path
-
-
-def test_frozen_and_described(folder: Path) -> None:
-    clip = load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=56)
+def test_frozen_and_described(clip_folder: Path) -> None:
+    clip = load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=56)
     assert_same(clip, reference(CONFIG))
     assert (clip.grid, clip.patch_size, clip.image_size) == ((4, 4), 14, 56)
     assert (clip.vision_width, clip.vision_layers, clip.text_width, clip.embed_dim) == (32, 3, 32, 16)
@@ -50,7 +41,7 @@ def test_frozen_and_described(folder: Path) -> None:
         24,
         "gelu",
         True,
-        str(folder / "tiny.json"),
+        str(clip_folder / "tiny.json"),
     )
     assert not clip.model.training
     assert not any(p.requires_grad for p in clip.model.parameters())
@@ -60,7 +51,7 @@ def test_frozen_and_described(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("route", ["wrapped", "safetensors", "script", "trace", "custom_names", "half"])
-def test_every_format_gives_the_same_network(folder: Path, tmp_path: Path, route: str) -> None:
+def test_every_format_gives_the_same_network(clip_folder: Path, tmp_path: Path, route: str) -> None:
     state = reference(CONFIG).state_dict()
     path = tmp_path / "weights.pt"
     if route == "wrapped":
@@ -75,8 +66,8 @@ def test_every_format_gives_the_same_network(folder: Path, tmp_path: Path, route
         torch.save({f"text.{k}" if k.startswith(top) else k: v for k, v in state.items()}, path)
     else:
         torch.save({k: v.half() for k, v in state.items()}, path)
-    plain = load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=56)
-    clip = load_clip(folder / "tiny.json", path, image_size=56)
+    plain = load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=56)
+    clip = load_clip(clip_folder / "tiny.json", path, image_size=56)
     for ours, theirs in zip(features(clip), features(plain), strict=True):
         assert torch.equal(ours, theirs)
     assert clip.weights_hash == plain.weights_hash
@@ -98,9 +89,9 @@ def test_torchscript_agrees_with_torch(tmp_path: Path) -> None:
         assert torch.equal(ours[name], tensor)
 
 
-def test_custom_text_network_takes_plain_names(folder: Path, tmp_path: Path) -> None:
+def test_custom_text_network_takes_plain_names(clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "custom.json").write_text(json.dumps({**CONFIG, "custom_text": True}))
-    clip = load_clip(tmp_path / "custom.json", folder / "tiny.pt", image_size=56)
+    clip = load_clip(tmp_path / "custom.json", clip_folder / "tiny.pt", image_size=56)
     assert isinstance(clip.model, CustomTextCLIP)
     assert_same(clip, clip.model)
     assert_same(clip, reference(CONFIG))
@@ -121,57 +112,60 @@ def test_transformers_folder(tmp_path: Path, act: str) -> None:
         torch.testing.assert_close(text, model.text_projection(hidden), rtol=1e-4, atol=1e-4)
 
 
-def test_transformers_folder_as_weights_checks_heads(folder: Path, tmp_path: Path) -> None:
+def test_transformers_folder_as_weights_checks_heads(clip_folder: Path, tmp_path: Path) -> None:
     transformers_folder(tmp_path)
     with pytest.raises(WeightsError, match=r"expected weights of .*tiny.json with \(2, 2\) .* heads, got .* \(2, 4\)"):
-        load_clip(folder / "tiny.json", tmp_path, image_size=56)
+        load_clip(clip_folder / "tiny.json", tmp_path, image_size=56)
 
 
-def test_open_clip_folder_prefers_its_own_weights(folder: Path, tmp_path: Path) -> None:
+def test_open_clip_folder_prefers_its_own_weights(clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {}}))
     state = reference(CONFIG).state_dict()
     torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
     save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors")
     assert_same(load_clip(tmp_path, None, image_size=56), reference(CONFIG))
-    assert_same(load_clip(folder / "tiny.json", tmp_path, image_size=56), reference(CONFIG))
+    assert_same(load_clip(clip_folder / "tiny.json", tmp_path, image_size=56), reference(CONFIG))
     (tmp_path / "open_clip_pytorch_model.bin").unlink()
     with pytest.raises(WeightsError, match="1 unexpected: other"):
         load_clip(tmp_path, None, image_size=56)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match="expected a weights file in the folder, found none"):
-        load_clip(folder / "tiny.json", tmp_path, image_size=56)
+        load_clip(clip_folder / "tiny.json", tmp_path, image_size=56)
 
 
-def test_activation_choices(folder: Path, tmp_path: Path) -> None:
+def test_activation_choices(clip_folder: Path, tmp_path: Path) -> None:
     quick = {**CONFIG, "quick_gelu": True}
     openai_archive(tmp_path / "openai.pt", reference(CONFIG).state_dict())
     for activation, config in (("gelu", CONFIG), ("quick_gelu", quick), ("weights", quick)):
-        clip = load_clip(folder / "tiny.json", tmp_path / "openai.pt", image_size=56, activation=activation)
+        clip = load_clip(clip_folder / "tiny.json", tmp_path / "openai.pt", image_size=56, activation=activation)
         model = reference(config)
         model.load_state_dict(reference(CONFIG).state_dict())
         assert_same(clip, model)
-    assert load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=56, activation="weights").activation == "gelu"
+    assert (
+        load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=56, activation="weights").activation
+        == "gelu"
+    )
     with pytest.raises(SettingsError, match="expected 'gelu', 'quick_gelu' or 'weights', got 'relu'"):
-        load_clip(folder / "tiny.json", None, image_size=56, activation="relu", seed=0)  # type: ignore[arg-type]
+        load_clip(clip_folder / "tiny.json", None, image_size=56, activation="relu", seed=0)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="ViT-B-16-quickgelu means QuickGELU"):
         load_clip("ViT-B-16-quickgelu", None, image_size=32, seed=0)
 
 
-def test_random_weights_by_seed(folder: Path) -> None:
+def test_random_weights_by_seed(clip_folder: Path) -> None:
     before = torch.get_rng_state()
-    first, again, other = (load_clip(folder / "tiny.json", None, image_size=28, seed=s) for s in (1, 1, 2))
+    first, again, other = (load_clip(clip_folder / "tiny.json", None, image_size=28, seed=s) for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert first.weights_hash == again.weights_hash != other.weights_hash
     assert (first.trained, first.seed, first.weights) == (False, 1, None)
     assert torch.equal(features(first)[0], features(again)[0])
     assert_same(first, first.model)
     with pytest.raises(SettingsError, match=r"expected a weights file for .*tiny.json, got none"):
-        load_clip(folder / "tiny.json", None, image_size=28)
+        load_clip(clip_folder / "tiny.json", None, image_size=28)
 
 
 @pytest.mark.parametrize("size", [28, 45, 70, 112])
-def test_positions_are_resized_as_the_library_does(folder: Path, size: int) -> None:
-    clip = load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=size)
+def test_positions_are_resized_as_the_library_does(clip_folder: Path, size: int) -> None:
+    clip = load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=size)
     state = dict(reference(CONFIG).state_dict())
     model = CLIP(16, {**VISION, "image_size": size}, dict(TEXT)).eval()
     resize_pos_embed(state, model)
@@ -181,17 +175,17 @@ def test_positions_are_resized_as_the_library_does(folder: Path, size: int) -> N
     assert_same(clip, model)
 
 
-def test_trailing_pixels_are_never_read(folder: Path) -> None:
-    clip = load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=45)
+def test_trailing_pixels_are_never_read(clip_folder: Path) -> None:
+    clip = load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=45)
     seen, changed = images(45), images(45)
     changed[:, :, 42:], changed[:, :, :, 42:] = 9.0, 9.0
     assert torch.equal(clip.vision.embed(seen), clip.vision.embed(changed))
 
 
-def test_stored_grid_of_that_size_is_used_as_is(folder: Path, tmp_path: Path) -> None:
-    resized = load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=28)
+def test_stored_grid_of_that_size_is_used_as_is(clip_folder: Path, tmp_path: Path) -> None:
+    resized = load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=28)
     torch.save(resized.model.state_dict(), tmp_path / "resized.pt")
-    again = load_clip(folder / "tiny.json", tmp_path / "resized.pt", image_size=28)
+    again = load_clip(clip_folder / "tiny.json", tmp_path / "resized.pt", image_size=28)
     assert torch.equal(again.vision.positional_embedding, resized.vision.positional_embedding)
 
 
@@ -211,9 +205,9 @@ def test_positions_that_are_no_square() -> None:
         resize_positions(torch.zeros(8, 4), (3, 3), "file")
 
 
-def test_text_causality_and_length(folder: Path) -> None:
+def test_text_causality_and_length(clip_folder: Path) -> None:
     """With the mask, what follows the end of text is not seen; without it, padding is attended."""
-    clip = load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=28)
+    clip = load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=28)
     ids = clip.tokenizer(["a lesion"])
     end = int(ids[0].argmax())
     x = clip.text.token_embedding(ids) + clip.text.positional_embedding
@@ -230,16 +224,16 @@ def test_text_causality_and_length(folder: Path) -> None:
         clip.tokenizer(["x " * 40])
 
 
-def test_gradients_pass_through_to_contexts(folder: Path) -> None:
-    clip = load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=28)
+def test_gradients_pass_through_to_contexts(clip_folder: Path) -> None:
+    clip = load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=28)
     x = torch.randn(1, 24, 32, requires_grad=True)
     clip.text.project(clip.text.run(x, causal=False)[:, 3]).sum().backward()
     assert x.grad is not None
     assert all(p.grad is None for p in clip.model.parameters())
 
 
-def test_tokenizer_is_the_librarys(folder: Path) -> None:
-    clip = load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=28)
+def test_tokenizer_is_the_librarys(clip_folder: Path) -> None:
+    clip = load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=28)
     texts = ["X X X X X X X X no evidence of disease.", "Ödem, 3mm", ""]
     assert torch.equal(clip.tokenizer(texts), open_clip.SimpleTokenizer(context_length=24)(texts))
 
@@ -273,9 +267,9 @@ def test_timm_tower(tmp_path: Path) -> None:
         load_clip(tmp_path / "timm.json", None, image_size=80, activation="quick_gelu", seed=0)
 
 
-def test_fused_attention_alone_equals_batch(folder: Path) -> None:
+def test_fused_attention_alone_equals_batch(clip_folder: Path) -> None:
     """An image's stream does not depend on what lies beside it, with and without gradients recorded."""
-    clip = load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=56)
+    clip = load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=56)
     together, _ = features(clip)
     x = clip.vision.embed(images()[1:]).requires_grad_()
     for block in clip.vision.blocks:

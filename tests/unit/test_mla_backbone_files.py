@@ -27,15 +27,6 @@ from wordsight.models.mla.backbone import load_clip, save_clip_bundle
 from wordsight.models.tensor_files import account_for, looks_like, read_tensor_file
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny.json and the reference weights as tiny.pt."""
-    path = tmp_path_factory.mktemp("clip")
-    (path / "tiny.json").write_text(json.dumps(CONFIG))
-    torch.save(reference(CONFIG).state_dict(), path / "tiny.pt")
-    return path
-
-
 @pytest.mark.parametrize("half", [True, False])
 def test_bundle_round_trip(tmp_path: Path, half: bool) -> None:
     merges = [("l", "i"), ("li", "ver</w>"), ("n", "o</w>")]
@@ -90,7 +81,7 @@ def test_account_lists_at_most_ten() -> None:
     assert "shape [3, 2] instead of [2, 3]" in message
 
 
-def test_wrong_weights_are_named(folder: Path, tmp_path: Path) -> None:
+def test_wrong_weights_are_named(clip_folder: Path, tmp_path: Path) -> None:
     state = reference(CONFIG).state_dict()
     state["visual.proj"] = torch.zeros(32, 8)
     state["extra.weight"] = torch.zeros(1)
@@ -100,7 +91,7 @@ def test_wrong_weights_are_named(folder: Path, tmp_path: Path) -> None:
         WeightsError,
         match=r"1 missing: ln_final.bias; 1 unexpected: extra.weight; 1 misshapen: visual.proj \[32, 8\] instead of",
     ):
-        load_clip(folder / "tiny.json", tmp_path / "w.pt", image_size=56)
+        load_clip(clip_folder / "tiny.json", tmp_path / "w.pt", image_size=56)
 
 
 class Evil:
@@ -113,10 +104,10 @@ class Evil:
         return Path.touch, (self.target,)
 
 
-def test_malicious_pickle_does_nothing(folder: Path, tmp_path: Path) -> None:
+def test_malicious_pickle_does_nothing(clip_folder: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": Evil(tmp_path / "pwned")}, tmp_path / "evil.pt")
     with pytest.raises(WeightsError, match="holds objects other than tensors and plain values"):
-        load_clip(folder / "tiny.json", tmp_path / "evil.pt", image_size=56)
+        load_clip(clip_folder / "tiny.json", tmp_path / "evil.pt", image_size=56)
     assert not (tmp_path / "pwned").exists()
 
 
@@ -148,8 +139,8 @@ def test_malicious_archives_do_nothing(tmp_path: Path) -> None:
         read_tensor_file(tmp_path / "packed.pt")
 
 
-def test_files_that_are_something_else(folder: Path, tmp_path: Path) -> None:
-    arch = folder / "tiny.json"
+def test_files_that_are_something_else(clip_folder: Path, tmp_path: Path) -> None:
+    arch = clip_folder / "tiny.json"
     with pytest.raises(WeightsError, match=r"expected a weights file, found none.*nothing is downloaded"):
         load_clip(arch, tmp_path / "absent.pt", image_size=56)
     with pytest.raises(WeightsError, match=r"expected open_clip_config.json or a transformers config.json"):
@@ -158,7 +149,7 @@ def test_files_that_are_something_else(folder: Path, tmp_path: Path) -> None:
         (b"<!DOCTYPE html><html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
         (b"", "an empty file"),
-        ((folder / "tiny.pt").read_bytes()[:50_000], "a zip archive that cannot be read whole"),
+        ((clip_folder / "tiny.pt").read_bytes()[:50_000], "a zip archive that cannot be read whole"),
     ):
         (tmp_path / "w.pt").write_bytes(content)
         with pytest.raises(WeightsError, match=f"got {words}"):
@@ -236,9 +227,9 @@ def test_bad_files_of_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [13, 5000, 56.0, True])
-def test_image_size(folder: Path, size: Any) -> None:
+def test_image_size(clip_folder: Path, size: Any) -> None:
     with pytest.raises(SettingsError, match="image_size: expected 14 to 4096 pixels"):
-        load_clip(folder / "tiny.json", folder / "tiny.pt", image_size=size)
+        load_clip(clip_folder / "tiny.json", clip_folder / "tiny.pt", image_size=size)
 
 
 def test_safetensors_are_known_whatever_the_length_of_their_header(tmp_path: Path) -> None:

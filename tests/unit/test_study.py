@@ -167,6 +167,17 @@ def test_folders_of_other_runs_are_refused(tmp_path: Path) -> None:
         check_folder(tmp_path, {})
 
 
+def test_a_carzero_is_sent_to_predict_and_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from wordsight.models.carzero.storage import CARD
+
+    (tmp_path / CARD).write_text("{}")
+    write_run(tmp_path, {}, {})
+    assert main(["evaluate", str(tmp_path), "--data", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "got a CARZero (carzero.json inside), which is measured by its predictions: `wordsight predict" in err
+    assert "train mla" not in err
+
+
 def test_single_runs_and_several_do_not_share_a_folder(tmp_path: Path) -> None:
     write_run(tmp_path / "study" / "draw-10", {}, {})
     write_run(tmp_path / "study" / "draw-2", {}, {})
@@ -274,6 +285,14 @@ def test_evaluation_folders_and_errors(phantom_data: Path, trained_run: Path, tm
         EvaluateOptions((run, run), phantom_data, out=tmp_path / "two", transductive=True, **quickly)
     )
     assert [e.protocol["transductive"] for e in study.evaluations] == [True, True]
+    (tmp_path / "list").mkdir()
+    images = sorted((phantom_data / "Brain_AD" / "test").glob("*/img/*.png"))
+    rows = [f"{image},{int('Ungood' in image.parts)}" for image in images]
+    (tmp_path / "list" / "table.csv").write_text("\n".join(["path,label", *rows]))
+    listed = EvaluateOptions((run,), tmp_path / "list" / "table.csv", out=tmp_path / "listed", **quickly)
+    with pytest.raises(DataError, match="--allow-outside"):
+        evaluate_study(listed)
+    assert evaluate_study(replace(listed, allow_outside=True)).evaluations[0].dataset == "table"
     with pytest.raises(SettingsError, match="expected at least one run folder"):
         evaluate_study(EvaluateOptions((), phantom_data))
     (run / "run.json").unlink()

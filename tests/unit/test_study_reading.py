@@ -156,6 +156,9 @@ def test_a_row_has_its_own_window_and_frame(volumes: Path) -> None:
     assert (own.window, own.frame, general.window, general.frame) == ("lung", 0, "40/400", 1)
     assert "lung" in read_record(own).identifiers["window"]
     assert read_record(general).identifiers == {"frame": "1", "window": "given 40/400"}
+    single, gone = volumes / "single.nii", volumes / "gone.nii"
+    single.write_bytes(nifti(np.zeros((4, 4, 1), np.int16)))
+    assert [r.frame for r in read_as([Record(single), Record(gone)], frame=2)] == [None, 2]
     with pytest.raises(SettingsError, match="expected a frame from 0, got -1"):
         read_as([Record(table)], frame=-1)
 

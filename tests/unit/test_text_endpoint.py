@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from wordsight.cli.main import main
+from wordsight.data.manifest import read_column, read_table
 from wordsight.errors import DataError, SettingsError
+from wordsight.text.aligned import read_aligned
 from wordsight.text.alignment import Statement, Status
 from wordsight.text.endpoint import Endpoint, EndpointSettings
 
@@ -32,6 +35,7 @@ class Server(ThreadingHTTPServer):
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.retry_after: str | None = None
+        self.refusal = f"wrong key {KEY}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that no longer waits is no error here."""
@@ -60,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
             answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
             data = json.dumps(answer | {"usage": usage}).encode()
         else:
-            data = json.dumps({"error": {"message": f"wrong key {KEY}"}}).encode()
+            data = json.dumps({"error": {"message": self.server.refusal}}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -205,6 +209,60 @@ def test_wrong_answers_end_with_the_reason(server: Server, tmp_path: Path) -> No
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_a_sentence_that_is_never_answered_rightly_is_left_out_alone(server: Server, tmp_path: Path) -> None:
+    def stumbling(sentences: list[str]) -> Reply:
+        return (200, "I cannot say.") if "bad one" in sentences else answer(sentences)
+
+    server.script = [stumbling]
+    sentences = [f"sentence {i}" for i in range(9)]
+    sentences.insert(5, "bad one")
+    aligner = endpoint(server, tmp_path, batch_size=8, attempts=3)
+    found = aligner.align(sentences)
+    assert [bool(statements) for statements in found] == [s != "bad one" for s in sentences]
+    assert list(aligner.failed) == ["bad one"]
+    assert aligner.failed["bad one"].startswith("a wrong answer: the answer must be one JSON object")
+    # a batch of 8 thrice, its halves of 4, 2 and 1 with the sentence twice, the other halves and the second batch once
+    assert len(server.asked) == 3 + 3 * 2 + 3 + 1
+    again = endpoint(server, tmp_path, batch_size=8, attempts=3)
+    assert again.align(sentences) == found, "only that one is asked again, and ends no run"
+    assert (again.usage.cached, len(server.asked)) == (9, 13 + 3)
+    server.script = [answer]
+    assert again.align(sentences)[5]
+    assert again.failed == {}
+
+
+def test_a_model_that_is_always_wrong_is_given_up(server: Server, tmp_path: Path) -> None:
+    server.script = [(200, "no")]
+    with pytest.raises(DataError, match="got at last a wrong answer"):
+        endpoint(server, tmp_path, batch_size=10, attempts=1).align([f"sentence {i}" for i in range(100)])
+    assert len(server.asked) == 2 * 19, "two batches and all their parts"
+
+
+def test_fields_that_a_server_does_not_accept_are_left_out(server: Server, tmp_path: Path) -> None:
+    def strict(sentences: list[str]) -> Reply:
+        return (400, None) if {"temperature", "response_format"} & server.asked[-1].keys() else answer(sentences)
+
+    server.script = [strict]
+    aligner = endpoint(server, tmp_path, batch_size=1)
+    assert len(aligner.align(["a b", "c d"])) == 2
+    assert aligner.left_out == {"temperature", "response_format"}
+    assert len(server.asked) == 4, "found out once"
+    assert (server.asked[0]["temperature"], server.asked[0]["response_format"]) == (0, {"type": "json_object"})
+    server.script = [(400, None)]
+    with pytest.raises(SettingsError, match="got status 400"):
+        endpoint(server, tmp_path).align(["e f"])
+
+
+def test_the_field_that_a_server_names_is_left_out_first(server: Server, tmp_path: Path) -> None:
+    server.refusal = "unsupported value: 'temperature' does not support 0 with this model"
+    server.script = [(400, None), answer]
+    aligner = endpoint(server, tmp_path)
+    assert aligner.align(["a b"])
+    assert aligner.left_out == {"temperature"}
+    assert "response_format" in server.asked[1]
+    assert "temperature" not in server.asked[1]
+
+
 def test_damaged_cache_files_are_asked_again(server: Server, tmp_path: Path) -> None:
     server.script = [answer]
     endpoint(server, tmp_path).align(["a b"])
@@ -237,3 +295,82 @@ def test_a_key_is_needed_for_the_default_endpoint_only(
 def test_impossible_settings_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="expected"):
         EndpointSettings(**{"model": "m"} | options)
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    rows = ["path,report,patient", 'a.png,"No effusion. Lungs are clear.",1', "b.png,No effusion.,2", 'c.png,"",3']
+    (tmp_path / "reports.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "reports.csv"
+
+
+def align(server: Server, table: Path, *more: str, name: str = "out.csv") -> int:
+    words = ["--model", "m", "--endpoint", server.url, "--key-variable", "TEST_KEY", "--cache", str(table.parent / "c")]
+    return main(["data", "align", str(table), *words, "--out", str(table.with_name(name)), *more])
+
+
+def test_the_command_adds_a_column_of_prompts(server: Server, reports: Path, capsys: Any) -> None:
+    server.script = [answer]
+    assert align(server, reports, "--price-read", "10000", "--batch", "1") == 0
+    captured = capsys.readouterr()
+    assert "requests: 2, sentences from the cache: 0\ntokens read: 200, written: 20, cost: 2.0000\n" in captured.out
+    assert f"train carzero --manifest {reports.with_name('out.csv')} --captions-column aligned" in captured.out
+    assert "make sure that you may send them there" in captured.err
+    assert KEY not in captured.out + captured.err
+    cells = read_column(reports.with_name("out.csv"), "aligned")
+    assert [read_aligned(cell) for cell in cells] == [["There is no pleural effusion"]] * 2 + [[]]
+    assert list(read_table(reports.with_name("out.csv"))) == ["path", "report", "patient", "aligned"]
+    # nothing is asked twice
+    assert align(server, reports, "--column", "again", name="again.parquet") == 0
+    assert "requests: 0, sentences from the cache: 2" in capsys.readouterr().out
+    assert read_column(reports.with_name("again.parquet"), "again") == cells
+    assert align(server, reports, "--limit", "1", name="short.csv") == 0
+    assert len(read_column(reports.with_name("short.csv"), "aligned")) == 1
+
+
+def test_an_interrupted_command_goes_on_and_says_what_was_spent(server: Server, reports: Path, capsys: Any) -> None:
+    server.script = [answer, (500, None), answer]
+    assert align(server, reports, "--batch", "1", "--attempts", "1") == 2
+    captured = capsys.readouterr()
+    assert "requests: 2, " in captured.out
+    assert "got at last status 500. Run again to go on from here" in captured.err
+    assert not reports.with_name("out.csv").exists()
+    assert align(server, reports, "--batch", "1", "--attempts", "1") == 0
+    assert "requests: 1, sentences from the cache: 1" in capsys.readouterr().out
+
+
+def test_rules_read_what_the_model_cannot(server: Server, reports: Path, capsys: Any) -> None:
+    def stumbling(sentences: list[str]) -> Reply:
+        return (200, "?") if "Lungs are clear" in sentences else answer(sentences, GOOD | {"finding": "mass"})
+
+    server.script = [stumbling]
+    assert align(server, reports, "--attempts", "1") == 0
+    assert "note: 1 sentences were never answered rightly; rules read these:" in capsys.readouterr().err
+    first = read_aligned(read_column(reports.with_name("out.csv"), "aligned")[0])
+    assert first[0] == "There is no mass"
+    assert "There is no mass" not in first[1:]
+    assert len(first) > 1
+
+
+def test_tables_that_do_not_fit_are_refused(server: Server, reports: Path, tmp_path: Path, capsys: Any) -> None:
+    server.script = [answer]
+    (tmp_path / "bare.csv").write_text("path\na.png\n")
+    (tmp_path / "empty.csv").write_text('path,report\na.png,""\n')
+    for words, message in (
+        (
+            [str(tmp_path / "bare.csv"), "--out", str(tmp_path / "o.csv")],
+            "expected a column `report`, got columns path",
+        ),
+        ([str(tmp_path / "empty.csv"), "--out", str(tmp_path / "o.csv")], "expected reports with sentences, got none"),
+        ([str(reports), "--out", str(tmp_path / "o.txt")], "ends in .csv or .parquet, got '.txt'"),
+        ([str(reports), "--out", str(tmp_path / "x" / "o.csv")], "expected a table in the folder of"),
+        ([str(reports), "--out", str(tmp_path / "o.csv"), "--column", "patient"], "has a column 'patient' already"),
+        ([str(reports), "--out", str(tmp_path / "o.csv"), "--limit", "0"], "limit: expected 1 row or more, got 0"),
+    ):
+        more = ["--model", "m", "--endpoint", server.url, "--cache", str(tmp_path / "c")]
+        assert main(["data", "align", *words, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert server.asked == []

@@ -75,6 +75,40 @@ def test_negative_sentences_are_made_where_all_can_be_denied() -> None:
     assert prompt_set("there are nodules").negative == (("There are no nodules",),)
     assert prompt_set("the heart is enlarged, edema").negative is None
     assert prompt_set("There is no mass").negative is None
+    assert prompt_set("There is a mass with calcification").negative == (("There is no mass with calcification",),)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "There is a mass and there is no effusion",
+        "There is a mass but no effusion",
+        "There is a mass and the heart is enlarged",
+        "There is a mass, not seen before",
+        "There is edema without effusion",
+        "There is a nodule that was not seen before",
+        "There is a mass which suggests cancer",
+        "There isn't a mass",
+        "There are not any nodules",
+        "no effusion",
+    ],
+)
+def test_what_no_single_no_denies_gets_no_denial(sentence: str) -> None:
+    assert prompt_set(sentence).negative is None
+
+
+@pytest.mark.parametrize(
+    ("text", "findings"),
+    [
+        ("mass of 3,5 cm", ["mass of 3,5 cm"]),
+        ("mass of 3,5 cm, edema", ["mass of 3,5 cm", "edema"]),
+        ("mass of 3, edema", ["mass of 3", "edema"]),
+        ("edema,mass", ["edema", "mass"]),
+        ("grade 1,mass", ["grade 1", "mass"]),
+    ],
+)
+def test_a_decimal_comma_does_not_split(text: str, findings: list[str]) -> None:
+    assert list(prompt_set(text).findings) == findings
 
 
 def test_files_are_read_and_numbered_findings_are_named(tmp_path: Path) -> None:

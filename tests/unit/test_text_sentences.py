@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wordsight.errors import PromptError, SettingsError
+from wordsight.errors import SettingsError
 from wordsight.text.openi_reports import OpenIReport, read_openi_report
 from wordsight.text.sentences import clean_prompt, report_sections, report_sentences
 
@@ -90,15 +90,6 @@ def test_the_published_rules_do_what_a_reader_would_not_expect() -> None:
         "mass in lung",
     ]
     assert len(report_sentences("Edema is seen. Mass in lung. No more.", "published", max_word_num=5)) == 3
-
-
-def test_corrected_prompts_keep_words_numbers_and_letters() -> None:
-    assert clean_prompt("Cardiomegaly", "corrected") == "cardiomegaly"
-    assert clean_prompt("1. A 3.5 cm naïve\nnodule.", "corrected") == "a 3.5 cm naive nodule"
-    with pytest.raises(PromptError, match="at least one word"):
-        clean_prompt(" .. ", "corrected")
-    with pytest.raises(SettingsError, match="one of published, corrected"):
-        clean_prompt("a", "other")  # type: ignore[arg-type]
 
 
 MIMIC = """                                 FINAL REPORT

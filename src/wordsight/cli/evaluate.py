@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wordsight.cli.parser import CommandParser, add_looking, add_reading, path_or_none, use_threads, window_of
+from wordsight.cli.parser import (
+    CommandParser,
+    add_looking,
+    add_reading,
+    add_switch,
+    path_or_none,
+    use_threads,
+    window_of,
+)
 from wordsight.cli.show import show_study
 from wordsight.study.options import EvaluateOptions, Split
 
@@ -27,6 +35,7 @@ def parser() -> CommandParser:
         help="folder that holds <Name>_AD folders, a folder with good/ and "
         "Ungood/ (or normal/ and abnormal/), or a manifest (.csv, .parquet) with labels",
     )
+    add_switch(p, "--allow-outside", "a manifest may name files outside its folder", default=False)
     p.add_argument("--target", type=str | None, default=None, help="set in that folder; null: the one trained for")
     p.add_argument("--split", type=Split, default="test", help="which part of the set")
     p.add_argument(
@@ -83,6 +92,7 @@ def main(argv: Sequence[str]) -> int:
         bootstrap=args.bootstrap,
         heatmaps=args.heatmaps,
         eval_batch=args.batch,
+        allow_outside=args.allow_outside,
         window=window_of(args.window),
         frame=args.frame,
     )

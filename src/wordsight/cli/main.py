@@ -14,7 +14,7 @@ from wordsight import __version__
 from wordsight.errors import DataWarning, PromptWarning, WordsightError
 
 COMMANDS: Mapping[tuple[str, ...], tuple[str, str]] = {
-    ("demo",): ("demo", "everything on synthetic images: no data, no weights, about two minutes on a laptop"),
+    ("demo",): ("demo", "everything on synthetic images: no data, no weights, about three minutes on two cores"),
     ("train", "mla"): ("train_mla", "train MLA-LP or MVFA on a few images of a set, or zero-shot on other sets"),
     ("train", "carzero"): ("train_carzero", "pretrain CARZero on images with reports"),
     ("predict",): ("predict", "scores and heatmaps for an image, a folder, a DICOM tree or a table"),
@@ -25,6 +25,8 @@ COMMANDS: Mapping[tuple[str, ...], tuple[str, str]] = {
     ("data", "phantoms"): ("data_phantoms", "draw synthetic sets in the benchmark's layout"),
     ("data", "inspect"): ("data_inspect", "look into a data set before learning from it"),
     ("data", "prepare"): ("data_prepare", "a published set of images with reports -> one table"),
+    ("data", "align"): ("data_align", "reports of a table -> prompts, by a language model of your choice"),
+    ("data", "labels"): ("data_labels", "label file of a chest x-ray benchmark and its images -> a table for predict"),
 }
 """Words of a command -> (module in wordsight.cli, what it does)."""
 OK, FAILED, INTERRUPTED = 0, 2, 130

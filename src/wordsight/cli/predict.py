@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from wordsight.cli.parser import (
     BACKBONE,
@@ -47,6 +47,7 @@ def parser() -> CommandParser:
     add_switch(p, "--heatmaps", "write maps as PNG")
     p.add_argument("--top", type=int | None, default=3, help="PNG files per image, highest scores first; null: all")
     add_switch(p, "--all-frames", "every frame or slice of files that hold several, not the first alone", default=False)
+    add_switch(p, "--allow-outside", "a manifest may name files outside its folder", default=False)
     add_reading(p, "as the run was trained, else the file's own")
     add_switch(p, "--overwrite", "drop predictions that the output folder holds", default=False)
     add_looking(p, WEIGHTS)
@@ -62,6 +63,9 @@ def _add_questions(p: CommandParser) -> None:
         default=None,
         help="folder of its text encoder (tokenizer and config.json), or its name in the Hugging Face cache",
     )
+    add_switch(
+        group, "--text-download", "fetch --text from the Hugging Face Hub (tokenizer and config.json)", default=False
+    )
     group.add_argument(
         "--prompts",
         type=str | None,
@@ -72,11 +76,23 @@ def _add_questions(p: CommandParser) -> None:
     group.add_argument(
         "--negatives", type=str | None, default=None, help=".json file of finding -> sentences that deny it, for pairs"
     )
+    _add_scoring(group)
+
+
+def _add_scoring(group: Any) -> None:
+    """What becomes of CARZero's answers."""
     group.add_argument(
         "--scores",
         type=Literal["logit", "pair"],
         default="logit",
         help="logit, as published; pair: probability of 'There is X' against 'There is no X'",
+    )
+    group.add_argument(
+        "--similarity",
+        type=Literal["fusion", "global", "local", "both"],
+        default="fusion",
+        help="fusion: CARZero's score; for comparison the cosine of image and sentence (global), of the best word with "
+        "what it attends to (local, 5 times a cosine), or their mean (both)",
     )
     group.add_argument(
         "--combine",
@@ -113,9 +129,11 @@ def main(argv: Sequence[str]) -> int:
 
     ask = AskOptions(
         text=args.text,
+        text_download=args.text_download,
         prompts=args.prompts,
         negatives=path_or_none(args.negatives),
         scores=args.scores,
+        similarity=args.similarity,
         combine=args.combine,
         map_style=args.map_style,
         settings=args.settings,
@@ -135,6 +153,7 @@ def main(argv: Sequence[str]) -> int:
         all_frames=args.all_frames,
         eval_batch=args.batch,
         overwrite=args.overwrite,
+        allow_outside=args.allow_outside,
         window=window_of(args.window),
         frame=args.frame,
     )

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from wordsight.metrics import Number
+    from wordsight.study.pointing import Pointing
     from wordsight.study.score import Score
 
 DESCRIPTION = (
     "Score a CSV file of predictions that anybody made, by the protocol of a chest x-ray benchmark: AUROC, area under "
     "the precision-recall points by the trapezoid rule and average precision of every finding, their means, and 95 % "
-    "bootstrap intervals over patients, reports or studies. Columns and rows are matched by name where the file has "
+    "bootstrap intervals over patients, reports or studies; with --peaks the pointing game. Columns and rows are "
+    "matched by name where the file has "
     "names; only a file without any is read by position, and that is said."
 )
 ProtocolName = Literal["openi", "padchest", "chestxray14", "chexpert5", "chexpert", "chexpert5x200", "chestxdet10"]
@@ -37,6 +39,10 @@ def parser() -> CommandParser:
     p.add_argument(
         "--order", type=str | None, default=None, help="CSV with the image of each row, for predictions without names"
     )
+    p.add_argument(
+        "--peaks", type=str | None, default=None, help="predictions.json of the maps: the pointing game (chestxdet10)"
+    )
+    p.add_argument("--tolerance", type=float, default=15.0, help="its second reading: pixels around a box that count")
     p.add_argument("--against", type=str | None, default=None, help="another prediction file: test the difference")
     p.add_argument("--out", type=str | None, default=None, help="folder for results.json and scores.csv")
     p.add_argument("--draws", type=int, default=1000, help="bootstrap draws of the 95 % intervals; 0: none")
@@ -64,6 +70,8 @@ def main(argv: Sequence[str]) -> int:
         seed=args.seed,
         frontal=args.frontal,
         readings=args.readings,
+        peaks=path_or_none(args.peaks),
+        tolerance=args.tolerance,
     )
     score = score_predictions(options)
     show_score(score)
@@ -76,6 +84,8 @@ def main(argv: Sequence[str]) -> int:
 def show_score(score: Score) -> None:
     """The table of findings and means, the pooled numbers, the comparison, and how all of it was made."""
     _print(_numbers(score))
+    if score.pointing is not None:
+        _print(_pointing(score, score.pointing))
     if score.differences:
         _print(_differences(score))
     for name, number in score.pooled.items():
@@ -136,6 +146,19 @@ def _numbers(score: Score) -> Table:
     for name, chosen in score.means.items():
         row = [_cell(numbers.mean(metric, chosen)) for metric in numbers.metrics]
         table.add_row(f"{name} ({len(chosen)})", "", *row)
+    return table
+
+
+def _pointing(score: Score, game: Pointing) -> Table:
+    from rich.table import Table
+
+    table = Table(title="pointing game: share of the images with boxes", title_justify="left")
+    for column in ("finding", "images", "strict", f"within {game.tolerance:g} pixels"):
+        table.add_column(column)
+    for finding, numbers in zip(score.labels.findings, game.findings, strict=True):
+        table.add_row(finding, str(next(iter(numbers.values())).n), *map(_cell, numbers.values()))
+    table.add_section()
+    table.add_row("macro", "", *map(_cell, game.macro.values()))
     return table
 
 

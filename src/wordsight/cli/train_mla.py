@@ -80,6 +80,7 @@ def _add_data(group: Any) -> None:
         default="auto",
         help="auto: published lists where they have the draw, else random; random; or a folder of <Name>/<k>-shot.txt",
     )
+    add_switch(group, "--allow-outside", "a manifest may name files outside its folder", default=False)
     add_reading(group)
     add("--sources", type=str, nargs="*", default=None, help="zero-shot: sets to train on; null: all others")
 
@@ -131,6 +132,7 @@ def options(args: Any) -> TrainOptions:
         eval_batch=args.batch,
         window=window_of(args.window),
         frame=args.frame,
+        allow_outside=args.allow_outside,
     )
 
 

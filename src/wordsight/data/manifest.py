@@ -232,7 +232,8 @@ def _files(path: Path, rows: Sequence[int], cells: Sequence[str], allow_outside:
         if outside:
             raise DataError(
                 f"{path}: expected paths inside the manifest's folder, got {few(outside)}. "
-                "Move the files there, or allow paths outside (allow_outside) if you trust this table."
+                "Move the files there, or allow paths outside (--allow-outside; in Python allow_outside=True) if you "
+                "trust this table."
             )
     missing = [cell for cell, file in zip(cells, files, strict=True) if file is not None and not _is_file(file)]
     if missing:

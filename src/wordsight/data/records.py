@@ -11,7 +11,7 @@ from wordsight.data.benchmark import KINDS, SPLITS, pair_masks, split_records
 from wordsight.data.collect import relative_names
 from wordsight.data.listing import MASK_FOLDER, Frames, child, expand, image_records
 from wordsight.data.manifest import MANIFEST_SUFFIXES, read_manifest
-from wordsight.errors import DataError, SettingsError
+from wordsight.errors import DataError, ImageError, SettingsError
 from wordsight.files import file_hash
 from wordsight.progress import progress
 from wordsight.types import Record
@@ -61,7 +61,7 @@ def records_from(
 
 
 def read_as(records: Iterable[Record], *, window: str | None = None, frame: int | None = None) -> list[Record]:
-    """The records with this window and frame, where they have none of their own.
+    """The records with this window, and this frame of files that hold several, where they have none of their own.
 
     Raises SettingsError for a window that `read_image` does not know or a frame below 0.
     """
@@ -70,10 +70,19 @@ def read_as(records: Iterable[Record], *, window: str | None = None, frame: int 
     parse_window(window)
     if frame is not None and frame < 0:
         raise SettingsError(f"expected a frame from 0, got {frame}.")
-    return [
-        replace(r, window=window if r.window is None else r.window, frame=frame if r.frame is None else r.frame)
-        for r in records
-    ]
+    return [replace(r, window=window if r.window is None else r.window, frame=_frame(r, frame)) for r in records]
+
+
+def _frame(record: Record, frame: int | None) -> int | None:
+    """The record's own frame, else this one if its file holds several (or cannot be read, which its reader says)."""
+    from wordsight.imaging import image_count
+
+    if record.frame is not None or frame is None:
+        return record.frame
+    try:
+        return frame if image_count(record.path) > 1 else None
+    except ImageError:
+        return frame
 
 
 def records_from_pair(

@@ -90,7 +90,7 @@ def read_scores(
         _check_count(path, len(scores), len(labels.names), f"the labels of {labels.dataset}")
         notes.append("rows by position, in the order of the label file: the file names no images")
         return ScoreFile(scores, by, "position", tuple(notes))
-    rows, said = _rows(path, names, labels.names)
+    rows, said = match_rows(path, names, labels.names)
     return ScoreFile(scores[rows], by, "name", (*notes, f"rows by name, from {source}{said}"))
 
 
@@ -98,7 +98,7 @@ def read_order(path: str | Path) -> list[str]:
     """Names of rows: the column of images (or the only column) of a CSV table with a header. Raises DataError."""
     path = Path(path)
     table = read_table(path)
-    known = [column for column in table if _plain(column) in IMAGE_COLUMNS]
+    known = [column for column in table if plain_name(column) in IMAGE_COLUMNS]
     if not known and len(table) == 1:
         known = list(table)
     if len(known) != 1:
@@ -106,7 +106,8 @@ def read_order(path: str | Path) -> list[str]:
     return table[known[0]]
 
 
-def _plain(header: str) -> str:
+def plain_name(header: str) -> str:
+    """A header or finding as it is compared: lower case, and one space for spaces, _ and -."""
     return re.sub(r"[\s_-]+", " ", header).strip().casefold()
 
 
@@ -178,7 +179,7 @@ def _cells(
 
 def _image_column(texts: Mapping[int, Sequence[str]], layout: _Layout, wanted: Sequence[str]) -> int | None:
     """The column that names the images: of those that are no scores, the first that names all, else the likeliest."""
-    headers = {i: _plain(layout.header[i]) if layout.header is not None else "" for i in texts}
+    headers = {i: plain_name(layout.header[i]) if layout.header is not None else "" for i in texts}
     likely = [i for i in texts if headers[i] in IMAGE_COLUMNS]
     depth = tail_depth(wanted)
     ends = {tail(name, depth) for name in wanted}
@@ -210,10 +211,10 @@ def _columns(
         note = "columns by position, in the order of the protocol: the file does not name them"
         return list(range(layout.texts, layout.width)), [note]
     header = layout.header or ()
-    exact = {_plain(finding): finding for finding in findings}
-    named = {exact[plain] for cell in header if (plain := _plain(cell)) in exact}
-    wanted = exact | {_plain(other): finding for other, finding in aliases.items() if finding not in named}
-    matched = [(i, wanted[_plain(cell)]) for i, cell in enumerate(header) if _plain(cell) in wanted]
+    exact = {plain_name(finding): finding for finding in findings}
+    named = {exact[plain] for cell in header if (plain := plain_name(cell)) in exact}
+    wanted = exact | {plain_name(other): finding for other, finding in aliases.items() if finding not in named}
+    matched = [(i, wanted[plain_name(cell)]) for i, cell in enumerate(header) if plain_name(cell) in wanted]
     repeated = repeats(finding for _, finding in matched)
     if repeated:
         raise DataError(f"{path}: expected one column per finding, got several for {few(repeated)}. Remove the others.")
@@ -235,8 +236,11 @@ def _check_count(path: Path, got: int, expected: int, what: str) -> None:
         )
 
 
-def _rows(path: Path, names: Sequence[str], wanted: Sequence[str]) -> tuple[list[int], str]:
-    """For each wanted image its row, and what to say about the match."""
+def match_rows(path: Path, names: Sequence[str], wanted: Sequence[str]) -> tuple[list[int], str]:
+    """For each wanted image its row among `names`, and what to say about the match.
+
+    Raises DataError for images that are missing or named twice.
+    """
     said = ""
     if not set(wanted) <= set(names):
         depth = tail_depth(wanted)

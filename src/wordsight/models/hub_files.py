@@ -1,4 +1,4 @@
-"""Files in Hugging Face's layout on this computer: a folder's tokenizer, and what the Hub's cache already holds."""
+"""Files in Hugging Face's layout: a folder's tokenizer, what the Hub's cache holds, and downloads where asked for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from wordsight.errors import WeightsError
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
                    "vocab.json")  # fmt: skip
+TEXT_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+              "added_tokens.json")  # fmt: skip
+"""Of a BERT; the first of them every repository has."""
 _FILE_LIMIT = 128 * 2**20
 
 
@@ -21,6 +24,29 @@ def in_hub_cache(repository: str, file: str) -> Path | None:
     except (OSError, ValueError):  # not there, or no name that a repository can have
         return None
     return None if found is None else Path(found)
+
+
+def download_text(repository: str) -> Path:
+    """Fetch a BERT's config.json and tokenizer into the Hub's cache, and return their folder; never its weights.
+
+    Raises WeightsError where the Hub, or the repository, cannot be reached.
+    """
+    from transformers.utils.hub import cached_file
+
+    found: list[Path] = []
+    for name in TEXT_FILES:
+        try:
+            path = cached_file(repository, name)
+        except (OSError, ValueError) as error:  # no network, no such repository, or none that has this file
+            if not found:
+                reason = str(error).strip().partition("\n")[0][:200]
+                raise WeightsError(
+                    f"text {repository!r}: expected a repository of the Hugging Face Hub with {name}, got none "
+                    f"({reason}). Check the name and the network, or copy the folder here."
+                ) from error
+            continue
+        found += [] if path is None else [Path(path)]
+    return found[0].parent
 
 
 def read_tokenizer(folder: Path) -> Any:

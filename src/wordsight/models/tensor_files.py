@@ -193,11 +193,16 @@ def read_json_file(path: Path, limit: int = 2**20) -> dict[str, Any]:
     return value
 
 
-def hash_tensors(tensors: Mapping[str, Tensor], salt: str = "") -> str:
-    """SHA-256 over names, shapes and values in name order (hexadecimal)."""
+def hash_tensors(tensors: Mapping[str, Tensor], salt: str = "", *, as_float: bool = False) -> str:
+    """SHA-256 over names, shapes and values in name order (hexadecimal).
+
+    as_float: of the values as float32, so that the same weights in files of any type give the same hash.
+    """
     digest = hashlib.sha256(salt.encode())
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+        value = value.float() if as_float else value
+        shape = value.shape
+        digest.update((f"{name} {list(shape)}\n" if as_float else f"{name}{tuple(shape)}{value.dtype}").encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -25,9 +25,11 @@ KINDS = {
     "probability": "Scores are probabilities in [0, 1].",
     "distance": "Scores are distances: zero or larger.",
     "scaled": "Scores are min-max scaled; [0, 1] on the data that set the scale.",
+    "similarity": "Scores are similarities of image and sentence, cosines or multiples of them.",
     "attention": "Values are shares of attention: zero or larger.",
 }
 ASKED = {
+    "similarity": "Similarities of different findings do not compare: compare images for one finding, not findings.",
     "logit": "Logits of different findings are on different scales: compare images for one finding, not findings.",
     "probability": "Each is the probability of a finding's sentence against the one that denies it; it is not "
     "calibrated on patients.",

@@ -80,7 +80,11 @@ def _looker_of_run(options: PredictOptions) -> Looker:
 
 def _refuse_own(options: PredictOptions) -> None:
     """A CARZero that was trained here has its text encoder and settings in its folder; prompts it needs."""
-    own = {"--text": options.ask.text, "--settings": options.ask.settings}
+    own = {
+        "--text": options.ask.text,
+        "--text-download": options.ask.text_download or None,
+        "--settings": options.ask.settings,
+    }
     given = [flag for flag, value in own.items() if value is not None]
     if given:
         name = f"{options.model} --weights tiny" if options.model == CARZERO else options.model
@@ -141,7 +145,8 @@ def _load_carzero(options: PredictOptions) -> CarZero:
 
     corrected = options.ask.settings == "corrected"
     settings = None if options.ask.settings is None or corrected else carzero_settings(options.ask.settings)
-    folder = find_text_folder(Path(options.ask.text).expanduser() if "~" in options.ask.text else options.ask.text)
+    text = Path(options.ask.text).expanduser() if "~" in options.ask.text else options.ask.text
+    folder = find_text_folder(text, download=options.ask.text_download)
     network = load_network(options.weights, settings, bert=text_shape(folder))
     if corrected:
         network.settings = network.settings.corrected()
@@ -180,6 +185,7 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
     bound = replace(
         detector.with_prompts(prompts, cache=cache),
         scores=ask.scores,
+        similarity=ask.similarity,
         combine=ask.combine,
         maps=options.maps,
         enlarge="smooth" if ask.map_style == "smooth" else "nearest",
@@ -189,6 +195,7 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
         "method": bound.name,
         "weights": bound.weights_hash,
         "scores": ask.scores,
+        **({} if ask.similarity == "fusion" else {"similarity": ask.similarity}),
         "combine": ask.combine,
         "map_style": ask.map_style,
         "precision": bound.precision,
@@ -213,6 +220,10 @@ def _wanted_prompts(ask: AskOptions) -> PromptSet:
             "a JSON file, findings ('edema, pleural effusion') or a sentence ('There is a mass in the left lung')."
         )
     prompts = prompt_set(ask.prompts)
+    if ask.scores == "pair" and ask.similarity != "fusion":
+        raise SettingsError(
+            f"--scores pair: needs the logits of --similarity fusion, got {ask.similarity}. Leave one of them out."
+        )
     if ask.scores != "pair":
         if ask.negatives is not None:
             raise SettingsError("--negatives: expected --scores pair with it, since logits do not use them. Add it.")

@@ -57,7 +57,7 @@ def find_records(options: EvaluateOptions, run: dict[str, Any] | None) -> tuple[
     if data.is_dir() and not set_names(data) and options.target is None:
         return data.resolve().name, records_from(data, split=options.split if _has_splits(data) else None)
     if data.is_file():
-        return data.stem, records_from(data, split=options.split)
+        return data.stem, records_from(data, split=options.split, allow_outside=options.allow_outside)
     target = options.target or (run or {}).get("run", {}).get("target")
     if target is None:
         found = ", ".join(set_names(data)) or "none"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RUN, DETECTOR, STATE = "run.json", "detector.json", "state.pt"
+CARZERO = "carzero.json"
+"""The card of a CARZero, as its storage names it."""
 Scalar = str | int | float | bool | None
 
 
@@ -98,9 +100,20 @@ def detector_folders(folder: Path) -> list[Path]:
         return found
     if not folder.exists():
         raise WeightsError(f"{folder}: no such run folder. Train one with `wordsight train mla`.")
+    _refuse_carzero(folder)
     started = (folder / STATE).exists() or (folder / RUN).exists()
     hint = "Run the same `wordsight train mla` again: it goes on where it stopped." if started else "Train one first."
     raise WeightsError(f"{folder}: expected a trained detector ({DETECTOR} inside), found none. {hint}")
+
+
+def _refuse_carzero(folder: Path) -> None:
+    """Raise WeightsError for a CARZero, which is measured by its predictions."""
+    if (folder / CARZERO).is_file():
+        raise WeightsError(
+            f"{folder}: expected a run of MLA-LP or MVFA, got a CARZero ({CARZERO} inside), which is measured by its "
+            f"predictions: `wordsight predict IMAGES --model {folder} --prompts SET --out OUT`, then `wordsight score "
+            "OUT/predictions.csv LABELS --protocol SET`."
+        )
 
 
 def protocol_of(detector: MlaLp, run: Mapping[str, Any] | None) -> dict[str, Scalar]:
@@ -141,5 +154,7 @@ def _changes(detector: MlaLp, run: Mapping[str, Any]) -> str | None:
     settings = replace(settings, levels=quarter_levels(detector.clip.vision_layers))
     usual = json.loads(json.dumps({**settings.to_json(), **training.to_json(), "seed": run["training"].get("seed")}))
     used = {**run["settings"], **run["training"]}
-    changed = [f"{name} {value} instead of {usual.get(name)}" for name, value in used.items() if value != usual.get(name)]
+    changed = [
+        f"{name} {value} instead of {usual.get(name)}" for name, value in used.items() if value != usual.get(name)
+    ]
     return "; ".join(changed) or None

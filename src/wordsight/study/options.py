@@ -42,7 +42,7 @@ class TrainOptions:
     anything else is a folder of lists. sources: sets to train on zero-shot, None for all others in the data folder.
     initial: a checkpoint of adapters to start from. evaluate: measure on the target's test split.
     bootstrap: draws of the intervals. heatmaps: files per evaluation, None for all. eval_batch: images at a time.
-    window, frame: how files are read, see `read_as`; the run keeps them.
+    window, frame: how files are read, see `read_as`; the run keeps them. allow_outside: see `read_manifest`.
     Raises SettingsError for values out of range.
     """
 
@@ -67,6 +67,7 @@ class TrainOptions:
     eval_batch: int = 8
     window: str | None = None
     frame: int | None = None
+    allow_outside: bool = False
 
     def __post_init__(self) -> None:
         for name, values in (("draws", self.draws), ("seeds", self.seeds)):
@@ -100,6 +101,7 @@ class EvaluateOptions:
 
     runs: run folders, or folders of several draws. data: a folder of sets, or labelled images or a manifest as
     `records_from` takes them. target: the set in that folder, None for the one trained for. split: which part of it.
+    allow_outside: a manifest may name files outside its folder.
     out: None for the run's own folder, or for other data a folder inside it. weights: the backbone's file where it is
     not where training found it. device: auto, cpu, cuda or cuda:<number>. precision: None as the run was trained.
     transductive: scale scores over the test images, the papers' protocol; None: as the run's protocol says.
@@ -121,6 +123,7 @@ class EvaluateOptions:
     bootstrap: int = 1000
     heatmaps: int | None = None
     eval_batch: int = 8
+    allow_outside: bool = False
     window: str | None = None
     frame: int | None = None
 
@@ -134,6 +137,7 @@ class PredictOptions:
     training found it. ask: what CARZero is asked; a run of MLA-LP or MVFA takes nothing. maps: whether there are maps
     at all; heatmaps: write them on each image's own grid, for `top` highest-scored findings per image, None for all.
     all_frames: every frame of multi-frame files, not the first. overwrite: drop what lies in the output folder.
+    allow_outside: a manifest may name files outside its folder.
     device, eval_batch: as in EvaluateOptions. precision: None as the run was trained, for CARZero fp32.
     window, frame: how files are read, see `read_as`; None as the run was trained.
     Raises SettingsError for values out of range.
@@ -152,6 +156,7 @@ class PredictOptions:
     all_frames: bool = False
     eval_batch: int = 8
     overwrite: bool = False
+    allow_outside: bool = False
     window: str | None = None
     frame: int | None = None
 
@@ -173,10 +178,12 @@ class PredictOptions:
 class AskOptions:
     """What CARZero is asked and how.
 
-    text: folder of the text encoder's tokenizer, or its name in the Hugging Face cache. prompts: a shipped set's name,
+    text: folder of the text encoder's tokenizer, or its name in the Hugging Face cache;
+    text_download: fetch it there. prompts: a shipped set's name,
     a JSON file, findings or sentences, see `prompt_set`. negatives: JSON file with sentences that deny the findings.
-    scores: "logit", or "pair" for the probability of a finding's sentences against those that deny it. combine: "mean"
-    or "max" of a finding's sentences. map_style: "smooth" or "published" (repeated cells). settings: "published",
+    scores: "logit", or "pair" for the probability of a finding's sentences against those that deny it. similarity:
+    "fusion", or for comparison "global", "local" or "both" of the features alone. combine: "mean" or "max" of a
+    finding's sentences. map_style: "smooth" or "published" (repeated cells). settings: "published",
     "corrected", a variant's name or a JSON file, see `carzero_settings`. cache: folder of encoded prompts.
     """
 
@@ -184,10 +191,12 @@ class AskOptions:
     prompts: str | None = None
     negatives: Path | None = None
     scores: Literal["logit", "pair"] = "logit"
+    similarity: Literal["fusion", "global", "local", "both"] = "fusion"
     combine: Literal["mean", "max"] = "mean"
     map_style: Literal["smooth", "published"] = "smooth"
     settings: str | None = None
     cache: Path | None = None
+    text_download: bool = False
 
     def given(self) -> list[str]:
         """Names of the values that are not the default; the cache does not count."""

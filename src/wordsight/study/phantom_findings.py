@@ -40,8 +40,8 @@ class FindingResult:
 
     present: images that have it. stated, denied, pair: AUROC of "There is X", of "There is no X" (good is near 0) and
     of the probability of the first against the second; NaN where all images have it or none. pointing: share of the
-    images with it whose attention is strongest inside one of its boxes, None without such images. Uncertain findings
-    count neither way.
+    images with it whose map points into one of its boxes (`pointing_hit` of the largest cell's centre, tolerance 0),
+    None without such images. Uncertain findings count neither way.
     """
 
     finding: str
@@ -57,21 +57,21 @@ def measure(detector: CarZero, phantoms: Sequence[ReportPhantom], *, show: bool 
     stated = detector.encode_prompts(PromptSet(FINDINGS, STATED, DENIED))
     denied = detector.encode_prompts(PromptSet(FINDINGS, DENIED))
     pairwise = replace(detector, prompts=None, scores="pair")
+    grounding = replace(detector, prompts=None, scores="logit", maps=True)
     scores: list[list[NDArray[np.float32]]] = [[], [], []]
     hits: dict[str, list[bool]] = {name: [] for name in FINDINGS}
     starts = range(0, len(phantoms), BATCH)
     for start in track(starts, "measuring", unit="batches") if show else starts:
         part = phantoms[start : start + BATCH]
         features = detector.encode([Image((p.pixels / 255).astype(np.float32)) for p in part])
-        for kept, of, asked in zip(scores, (detector, detector, pairwise), (stated, denied, stated), strict=True):
+        predictions = grounding.answer(features, stated)
+        scores[0].append(np.stack([prediction.scores for prediction in predictions]))
+        for kept, of, asked in zip(scores[1:], (detector, pairwise), (denied, stated), strict=True):
             kept.append(of.score(features, asked))
-        for phantom, maps in zip(part, detector.ground(features, stated), strict=True):
-            for heatmap in maps:
-                truth = phantom.findings[heatmap.finding]
+        for phantom, prediction in zip(part, predictions, strict=True):
+            for finding, truth in phantom.findings.items():
                 if truth.state is State.PRESENT and truth.boxes:
-                    # boxes are half-open, the game counts edges in
-                    boxes = np.array(truth.boxes) - [0, 0, 1, 1]
-                    hits[heatmap.finding].append(pointing_hit(heatmap.values, boxes))
+                    hits[finding].append(pointing_hit(prediction.peak(finding), truth.boxes))
     columns = [np.concatenate(kept) for kept in scores]
     return [_result(name, i, phantoms, columns, hits[name]) for i, name in enumerate(FINDINGS)]
 

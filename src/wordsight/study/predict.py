@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordsight.data import read_as, records_from
+from wordsight.data.listing import Frames
 from wordsight.errors import DataError, ImageError, SettingsError
 from wordsight.progress import progress
-from wordsight.study.detectors import Looker, open_looker
+from wordsight.study.detectors import CARZERO, Looker, open_looker
 from wordsight.study.folders import DETECTOR, differences, read_run
 from wordsight.study.options import PredictOptions, Study, plain
 from wordsight.types import Image, Prediction, Record
@@ -34,7 +35,8 @@ def predict_study(options: PredictOptions) -> Study:
     from wordsight.report.predictions import Drawing, prediction_folder
 
     out = options.folder
-    found = records_from(options.source, frames="all" if options.all_frames else "first")
+    frames: Frames = "all" if options.all_frames else "first"
+    found = records_from(options.source, frames=frames, allow_outside=options.allow_outside)
     window, frame = _reading(options)
     records = _keyed(read_as(found, window=window, frame=frame))
     looker = open_looker(options)
@@ -60,7 +62,8 @@ def predict_study(options: PredictOptions) -> Study:
 def _reading(options: PredictOptions) -> tuple[str | None, int | None]:
     """Window and frame that were asked for, else those that the run was trained with."""
     folder = Path(options.model).expanduser()
-    run = (read_run(folder) or {}).get("run", {}) if (folder / DETECTOR).is_file() else {}
+    is_run = options.model != CARZERO and (folder / DETECTOR).is_file()
+    run = (read_run(folder) or {}).get("run", {}) if is_run else {}
     frame = None if options.all_frames else run.get("frame")
     return options.window or run.get("window"), frame if options.frame is None else options.frame
 

@@ -118,9 +118,16 @@ def _settings(options: CarZeroOptions) -> tuple[CarZeroSettings, Path]:
     """Settings of the network, and the folder of its tokenizer."""
     from wordsight.models.carzero.text_input import find_text_folder
     from wordsight.models.carzero.weights import read_state, settings_for, text_shape
+    from wordsight.models.tensor_files import require_file
 
     if options.initial is not None:
         weights, own = _initial_files(options.initial)
+        require_file(weights)
+        if options.text is None and own is None:
+            raise SettingsError(
+                f"text: expected the folder of the text encoder of {weights} (command line: --text), got none. A run "
+                "folder brings its own; a file of weights does not."
+            )
         text = find_text_folder(options.text or own or "")
         return settings_for(*read_state(weights), bert=text_shape(text)), text
     text = find_text_folder(options.text or "")
@@ -135,7 +142,7 @@ def _settings(options: CarZeroOptions) -> tuple[CarZeroSettings, Path]:
 def _read_settings(path: Path) -> CarZeroSettings:
     try:
         return CarZeroSettings.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise SettingsError(
             f"network: expected one of {', '.join(VARIANTS)} or a JSON file of settings, got {str(path)!r} ({error})."
         ) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wordsight.data.peak_file import read_peaks
 from wordsight.data.score_file import ScoreFile, read_order, read_scores
 from wordsight.data.sources import (
     LabelTable,
@@ -35,6 +36,7 @@ from wordsight.metrics import (
 )
 from wordsight.metrics.findings import pooled_ranking
 from wordsight.metrics.intervals import DeLongTest, percentile_interval
+from wordsight.study.pointing import Pointing, play
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Protocol:
     """How a benchmark is scored.
 
     read: label file -> labels. tiers: means over head, medium and tail are part of it. exclusive: each image has one
-    finding, so that the share of right answers is part of it. views: the label file tells frontal from lateral.
+    finding, so that the share of right answers is part of it. views: the label file tells frontal from lateral. boxes:
+    it has boxes, so that the pointing game can be played.
     aliases: other headers of score columns -> finding.
     """
 
@@ -51,6 +54,7 @@ class Protocol:
     tiers: bool = False
     exclusive: bool = False
     views: bool = False
+    boxes: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -72,9 +76,22 @@ PROTOCOLS: Mapping[str, Protocol] = {
         Protocol("chexpert5", partial(read_chexpert, findings=COMPETITION), views=True),
         Protocol("chexpert", read_chexpert, views=True),
         Protocol("chexpert5x200", read_chexpert5x200, exclusive=True),
-        Protocol("chestxdet10", read_chestxdet10, aliases={"Pleural Effusion": "Effusion"}),
+        Protocol("chestxdet10", read_chestxdet10, boxes=True, aliases={"Pleural Effusion": "Effusion"}),
     )
 }
+
+
+def read_labels(protocol: str, path: str | Path, *, frontal: bool = False) -> LabelTable:
+    """The label file of a protocol. Raises SettingsError for a name or views that it does not know, and DataError."""
+    if protocol not in PROTOCOLS:
+        raise SettingsError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
+    _check_views(protocol, frontal)
+    return PROTOCOLS[protocol].read(path, **({"frontal_only": True} if frontal else {}))
+
+
+def _check_views(protocol: str, frontal: bool) -> None:
+    if frontal and not PROTOCOLS[protocol].views:
+        raise SettingsError(f"frontal: the label file of {protocol} does not tell views. Leave it out.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +102,8 @@ class ScoreOptions:
     file. protocol: a name of PROTOCOLS. order: table with the names of the rows, for files without them. against:
     another file of predictions to compare with. out: folder for results.json and scores.csv, None to write nothing.
     draws, seed: of the 95 % bootstrap intervals; 0 draws for none. frontal: leave lateral images out. readings: the
-    predictions are yes-or-no readings, 0 or 1. Raises SettingsError for values out of range.
+    predictions are yes-or-no readings, 0 or 1. peaks: predictions.json with the points of the maps, for the pointing
+    game; tolerance: its second reading, in pixels of the boxes. Raises SettingsError for values out of range.
     """
 
     predictions: Path
@@ -98,16 +116,21 @@ class ScoreOptions:
     seed: int = 0
     frontal: bool = False
     readings: bool = False
+    peaks: Path | None = None
+    tolerance: float = 15.0
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise SettingsError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {self.protocol!r}.")
         if self.draws < 0 or self.seed < 0:
             raise SettingsError(f"draws, seed: expected 0 or more, got {self.draws} and {self.seed}.")
-        if self.frontal and not PROTOCOLS[self.protocol].views:
-            raise SettingsError(f"frontal: the label file of {self.protocol} does not tell views. Leave it out.")
+        _check_views(self.protocol, self.frontal)
         if self.readings and self.against is not None:
             raise SettingsError("against: expected scores to compare, got readings. Leave one of the two out.")
+        if self.peaks is not None and not PROTOCOLS[self.protocol].boxes:
+            raise SettingsError(f"peaks: the label file of {self.protocol} has no boxes to point into. Leave it out.")
+        if not 0 <= self.tolerance < float("inf"):
+            raise SettingsError(f"tolerance: expected 0 pixels or more, got {self.tolerance}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +148,7 @@ class Score:
     labels: the label table. file: how the predictions were matched. numbers: per finding. means: name -> findings it
     is taken over. pooled: all pairs as one list, and accuracy where findings exclude each other. delong: per finding,
     empty where a group has several images. differences: finding or "macro" -> comparison with the other file.
-    hashes: SHA-256 of each file by its role in the options.
+    hashes: SHA-256 of each file by its role in the options. pointing: None where no peaks were given.
     """
 
     options: ScoreOptions
@@ -138,6 +161,7 @@ class Score:
     differences: Mapping[str, Difference]
     hashes: Mapping[str, str]
     notes: tuple[str, ...]
+    pointing: Pointing | None = None
 
     @property
     def interval(self) -> str:
@@ -153,7 +177,7 @@ def score_predictions(options: ScoreOptions) -> Score:
     Raises DataError for files that cannot be read or do not fit together, MetricError for readings other than 0 and 1.
     """
     protocol = PROTOCOLS[options.protocol]
-    labels = protocol.read(options.labels, **({"frontal_only": True} if options.frontal else {}))
+    labels = read_labels(options.protocol, options.labels, frontal=options.frontal)
     order = None if options.order is None else read_order(options.order)
     file = read_scores(options.predictions, labels, order=order, aliases=protocol.aliases)
     measure = reading_agreement if options.readings else rank_findings
@@ -165,7 +189,8 @@ def score_predictions(options: ScoreOptions) -> Score:
     if options.against is not None:
         other = read_scores(options.against, labels, order=order, aliases=protocol.aliases)
         differences = _compared(options, labels, file, other, numbers)
-    roles = ("predictions", "labels", "order", "against")
+    pointing, told = _pointing(options, labels, protocol)
+    roles = ("predictions", "labels", "order", "against", "peaks")
     files = {role: path for role in roles if (path := getattr(options, role)) is not None}
     return Score(
         options,
@@ -177,8 +202,18 @@ def score_predictions(options: ScoreOptions) -> Score:
         () if options.readings else _delong(labels, file),
         differences,
         {role: file_hash(path) for role, path in files.items()},
-        (*file.notes, *_notes(options, labels, file)),
+        (*file.notes, *_notes(options, labels, file), *told),
+        pointing,
     )
+
+
+def _pointing(options: ScoreOptions, labels: LabelTable, protocol: Protocol) -> tuple[Pointing | None, list[str]]:
+    """The pointing game where peaks are given, and what to say about it."""
+    if options.peaks is None:
+        return None, []
+    peaks = read_peaks(options.peaks, labels, aliases=protocol.aliases)
+    game = play(labels, peaks, tolerance=options.tolerance, draws=options.draws, seed=options.seed)
+    return game, [*peaks.notes, *game.notes()]
 
 
 def _each_alone(labels: LabelTable) -> bool:
@@ -248,11 +283,15 @@ def score_json(score: Score) -> dict[str, Any]:
         values |= {metric: numbers.number(metric, f).to_json() for metric in numbers.metrics}
         if score.delong:
             values["auroc_delong"] = score.delong[f].to_json()
+        if score.pointing is not None:
+            values |= {name: number.to_json() for name, number in score.pointing.findings[f].items()}
         findings[finding] = values
     means = {
         name: {"findings": len(chosen), **{m: numbers.mean(m, chosen).to_json() for m in numbers.metrics}}
         for name, chosen in score.means.items()
     }
+    if score.pointing is not None:
+        means["macro"] |= {name: number.to_json() for name, number in score.pointing.macro.items()}
     return {
         "schema": 1,
         "software": "wordsight",
@@ -267,6 +306,7 @@ def score_json(score: Score) -> dict[str, Any]:
             "interval": score.interval,
         },
         "files": {k: {"name": getattr(options, k).name, "sha256": v} for k, v in score.hashes.items()},
+        "pointing": None if score.pointing is None else score.pointing.about(),
         "findings": findings,
         "means": means,
         "pooled": {name: number.to_json() for name, number in score.pooled.items()},
@@ -288,9 +328,13 @@ def score_rows(score: Score) -> list[dict[str, str]]:
         found = {metric: numbers.number(metric, f) for metric in numbers.metrics}
         if score.delong:
             found["auroc_delong"] = score.delong[f]
+        if score.pointing is not None:
+            found |= score.pointing.findings[f]
         rows.append({"kind": "finding", "name": finding, "positives": str(numbers.positives[f]), **_cells(found)})
     for name, chosen in score.means.items():
         found = {metric: numbers.mean(metric, chosen) for metric in numbers.metrics}
+        if score.pointing is not None and name == "macro":
+            found |= score.pointing.macro
         rows.append({"kind": "mean", "name": name, "positives": "", **_cells(found)})
     return rows
 

@@ -67,7 +67,7 @@ def check_files(records: Iterable[Record]) -> None:
 def target_records(options: TrainOptions, target: str, split: Split) -> list[Record]:
     """Records of one split, with the window and the frame asked for. Raises DataError if there are none."""
     if options.data.is_file():
-        records = read_manifest(options.data, split=split, dataset=target)
+        records = read_manifest(options.data, split=split, dataset=target, allow_outside=options.allow_outside)
     else:
         records = benchmark_records(options.data, target, split)
     return read_as(records, window=options.window, frame=options.frame)

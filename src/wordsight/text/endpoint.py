@@ -1,9 +1,9 @@
 """Prompt alignment by a language model behind any endpoint that speaks OpenAI's interface.
 
 Sentences go out in batches and come back as JSON, which is checked by hand: every sentence answered once, findings of
-the given vocabulary only, nothing besides. What fails the check is asked again with the reason. Answers are kept on
-disk by the hash of what was asked, so an interrupted run goes on where it stopped. The key comes from the environment
-and is written nowhere.
+the given vocabulary only, nothing besides. What fails the check is asked again with the reason, then in halves, and a
+sentence that fails alone is left out and named. Answers are kept on disk by the hash of what was asked, so an
+interrupted run goes on where it stopped. The key comes from the environment and is written nowhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,15 @@ VOCABULARY = (*FINDINGS, "acute disease")
 """Findings that the rules know; the default vocabulary of the model too."""
 
 MAX_PLACE = 80
+EMPTY = "an empty answer."
+HALVED_ATTEMPTS = 2
+"""Wrong answers that half a batch may get: it was asked as a whole before."""
+FAILED_IN_A_ROW = 20
+"""Sentences without a single right answer after which a model is given up."""
 RETRIED = frozenset((408, 409, 429))
+UNACCEPTED = frozenset((400, 422))
+"""What servers answer to fields that they do not know; OPTIONAL ones are then left out, one after the other."""
+OPTIONAL: dict[str, Any] = {"response_format": {"type": "json_object"}, "temperature": 0}
 INSTRUCTIONS = """You read sentences of chest x-ray reports. For every sentence list the findings it speaks of.
 Answer with one JSON object and nothing else:
 {"sentences": [{"index": 0, "findings": [{"finding": "...", "status": "present", "place": null}]}]}
@@ -88,6 +96,10 @@ class Usage:
 
 class _Rejected(Exception):
     """An answer that fails the check; its text is sent back to the model."""
+
+
+class _Unanswered(Exception):
+    """A batch that the model answered wrongly until patience ended."""
 
 
 def _exact(value: Any, keys: set[str], what: str) -> dict[str, Any]:
@@ -184,18 +196,28 @@ def _wait_asked(error: Any) -> float:
     return seconds if 0 <= seconds < float("inf") else 0.0
 
 
+def _blamed(message: str, extra: Collection[str]) -> str:
+    """The field that a refusal names, else the first."""
+    return next((name for name in extra if name in message), next(iter(extra)))
+
+
 @dataclass(slots=True)
 class Endpoint:
     """Aligns sentences by an endpoint. usage counts what was spent; sleep is how it waits.
 
+    failed: sentence -> why, of those that the model never answered rightly, alone neither; `align` gives no statement
+    for them, and asks again when it is called again. left_out: fields of OPTIONAL that the server does not accept.
     `align` raises SettingsError without the package, key or right to use the endpoint, and DataError where the
-    endpoint keeps failing or answering wrongly; what was answered before is in the cache.
+    endpoint keeps failing, or answers FAILED_IN_A_ROW sentences or all of them wrongly; what was answered is in the
+    cache.
     """
 
     settings: EndpointSettings
     cache: str | Path
     usage: Usage = field(default_factory=Usage)
     sleep: Callable[[float], None] = time.sleep
+    failed: dict[str, str] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
 
     def align(self, sentences: Sequence[str]) -> list[tuple[Statement, ...]]:
         """Statements per sentence, in order; equal sentences are asked once, known ones not at all."""
@@ -213,39 +235,69 @@ class Endpoint:
             for sentence, statements in self._ask_all(missing):
                 store.write(sentence, statements)
                 known[sentence] = statements
-        return [known[sentence] for sentence in sentences]
+                self.failed.pop(sentence, None)
+        if missing and not known:
+            raise self._hopeless(missing[0])
+        return [known.get(sentence, ()) for sentence in sentences]
 
     def _ask_all(self, sentences: Sequence[str]) -> Iterator[tuple[str, tuple[Statement, ...]]]:
         client, size = _client(self.settings), self.settings.batch_size
         with progress("aligning reports", len(sentences), "sentences") as bar:
+            row = 0
             for start in range(0, len(sentences), size):
                 batch = sentences[start : start + size]
-                yield from zip(batch, self._ask(client, batch), strict=True)
+                answered = list(self._answered(client, batch, self.settings.attempts))
+                yield from answered
+                row = 0 if answered else row + len(batch)
+                if row >= FAILED_IN_A_ROW:
+                    raise self._hopeless(batch[0])
                 bar.note(f"cost {self.usage.cost(self.settings):.4f}")
                 bar.advance(len(batch))
 
-    def _ask(self, client: Any, batch: Sequence[str]) -> list[tuple[Statement, ...]]:
+    def _hopeless(self, sentence: str) -> DataError:
+        return DataError(
+            f"expected a right answer within {self.settings.attempts} attempts, got at last {self.failed[sentence]} "
+            "Run again to go on from here, or choose another model."
+        )
+
+    def _answered(self, client: Any, batch: Sequence[str], most: int) -> Iterator[tuple[str, tuple[Statement, ...]]]:
+        """The answers of a batch; after `most` wrong ones it is halved, until single sentences are to blame."""
+        try:
+            yield from zip(batch, self._ask(client, batch, most), strict=True)
+        except _Unanswered as error:
+            if len(batch) == 1:
+                self.failed[batch[0]] = str(error)
+                return
+            half = len(batch) // 2
+            yield from self._answered(client, batch[:half], min(most, HALVED_ATTEMPTS))
+            yield from self._answered(client, batch[half:], min(most, HALVED_ATTEMPTS))
+
+    def _ask(self, client: Any, batch: Sequence[str], most: int) -> list[tuple[Statement, ...]]:
         """One batch, asked again while the endpoint is busy, broken or wrong."""
         numbered = json.dumps([{"index": i, "sentence": s} for i, s in enumerate(batch)], ensure_ascii=False)
         system = {"role": "system", "content": INSTRUCTIONS + "; ".join(self.settings.vocabulary)}
         question = [system, {"role": "user", "content": numbered}]
-        messages, reason, asked = question, "", 0.0
+        messages, reason, asked, wrong = question, "", 0.0, 0
         for attempt in range(self.settings.attempts):
             if attempt:
                 pause = max(asked, self.settings.wait * 2 ** (attempt - 1))
                 self.sleep(min(pause, self.settings.longest_wait))
             answer, reason, asked = self._request(client, messages)
-            if answer is None:
-                continue
-            try:
-                return _parsed(answer, batch, self.settings.vocabulary)
-            except _Rejected as error:
-                reason = f"a wrong answer: {error}"
-                wrong = {"role": "assistant", "content": answer}
-                messages = [*question, wrong, {"role": "user", "content": f"Wrong: {error} Answer again in full."}]
+            if answer is not None:
+                try:
+                    return _parsed(answer, batch, self.settings.vocabulary)
+                except _Rejected as error:
+                    reason = f"a wrong answer: {error}"
+                    said = {"role": "assistant", "content": answer}
+                    messages = [*question, said, {"role": "user", "content": f"Wrong: {error} Answer again in full."}]
+            wrong += answer is not None or reason == EMPTY
+            if wrong == most:
+                break
+        if wrong:
+            raise _Unanswered(reason)
         raise DataError(
-            f"expected a right answer within {self.settings.attempts} attempts, got at last {reason} "
-            "Run again to go on from here, or choose another model or smaller batches."
+            f"expected an answer within {self.settings.attempts} attempts, got at last {reason} "
+            "Run again to go on from here, or choose another endpoint."
         )
 
     def _request(self, client: Any, messages: list[dict[str, str]]) -> tuple[str | None, str, float]:
@@ -253,13 +305,15 @@ class Endpoint:
         import openai
 
         self.usage.requests += 1
+        extra = {name: value for name, value in OPTIONAL.items() if name not in self.left_out}
         try:
-            reply = client.chat.completions.create(
-                model=self.settings.model, messages=messages, temperature=0, response_format={"type": "json_object"}
-            )
+            reply = client.chat.completions.create(model=self.settings.model, messages=messages, **extra)
         except openai.APIStatusError as error:
             if error.status_code in RETRIED or error.status_code >= 500:
                 return None, f"status {error.status_code}.", _wait_asked(error)
+            if error.status_code in UNACCEPTED and extra:
+                self.left_out.add(_blamed(str(error), extra))
+                return self._request(client, messages)
             # the body may repeat parts of the key, so it is not shown
             raise SettingsError(
                 f"expected the endpoint to accept the request, got status {error.status_code}. Check the model "
@@ -272,4 +326,4 @@ class Endpoint:
             self.usage.tokens_written += used.completion_tokens or 0
         choices = getattr(reply, "choices", None)
         content = choices[0].message.content if choices else None
-        return (content, "", 0.0) if content else (None, "an empty answer.", 0.0)
+        return (content, "", 0.0) if content else (None, EMPTY, 0.0)

@@ -8,14 +8,12 @@ pieces of one word vanish. They are needed where published weights or numbers ar
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
-from wordsight.errors import PromptError, SettingsError
+from wordsight.errors import SettingsError
 
 Style = Literal["sections", "published"]
-PromptStyle = Literal["published", "corrected"]
 Marks = Literal["drop", "keep"]
 
 SECTIONS = {
@@ -54,7 +52,6 @@ _LAST_WORD = re.compile(r"[\w.]*$")
 _BEFORE_INITIAL = re.compile(r"(?:\b(?:Drs?|Mr|Mrs|Ms|Prof|by|with|per)\.?|\b[A-Z]\.)\s*$")
 _ENUMERATION = re.compile(r"(?<![0-9])[0-9]+\.")
 _RUNS = re.compile(r"\w+")
-_WORDS = re.compile(r"\d+(?:[.,:]\d+)+|\w+(?:['’]\w+)*")
 
 
 def _checked(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -71,21 +68,14 @@ def _published_pieces(text: str) -> Iterator[list[str]]:
                 yield [word for run in runs if (word := run.encode("ascii", "ignore").decode("ascii"))]
 
 
-def clean_prompt(text: str, style: PromptStyle = "published") -> str:
-    """The line that goes to CARZero's tokenizer for one prompt (Lai et al., CARZero, CVPR 2024, `process_text`).
+def clean_prompt(text: str) -> str:
+    """The published line that goes to CARZero's tokenizer for one prompt (Lai et al., CVPR 2024, `process_text`).
 
-    published: cut at dots, digits before a dot swallowed, pieces of one word dropped (so "cardiomegaly" gives ""),
-    non-ASCII characters deleted. corrected: every word stays, "3.5" stays a number, accents are taken off.
-    Raises PromptError when `corrected` finds no word, SettingsError for another style.
+    Cut at dots, digits before a dot swallowed, pieces of one word dropped (so "cardiomegaly" gives ""), non-ASCII
+    characters deleted. The network's own cleaning, which can be told to lose nothing, is
+    `models.carzero.text_input.clean`.
     """
-    _checked("style", style, get_args(PromptStyle))
-    if style == "published":
-        return " ".join(word for piece in _published_pieces(text) for word in piece)
-    plain = unicodedata.normalize("NFKD", _ITEM.sub(" ", text.strip()) if _ITEM.match(text.strip()) else text)
-    words = _WORDS.findall("".join(c for c in plain if not unicodedata.combining(c)).lower())
-    if not words:
-        raise PromptError(f"expected a sentence with at least one word, got {text!r}. Write what is to be found.")
-    return " ".join(words)
+    return " ".join(word for piece in _published_pieces(text) for word in piece)
 
 
 def _published_sentences(text: str, max_word_num: int | None) -> list[str]:
@@ -135,8 +125,8 @@ def _is_stop(text: str, stop: re.Match[str]) -> bool:
     return True
 
 
-def _items(text: str) -> list[re.Match[str]]:
-    """Enumeration marks: any number at the beginning, a 1 where a sentence may start, then 2, 3, ... in order."""
+def enumeration_marks(text: str) -> list[re.Match[str]]:
+    """Enumeration marks ("2.", "(2)"): a number at the beginning, a 1 where a sentence may start, then 2, 3, ..."""
     found, expected = [], 1
     for match in _ITEM.finditer(text):
         before = text[max(match.start() - WINDOW, 0) : match.start()].rstrip()
@@ -150,7 +140,7 @@ def _items(text: str) -> list[re.Match[str]]:
 
 def _pieces(text: str) -> Iterator[str]:
     """Text between sentence ends and enumeration marks of one block."""
-    items = [m.span() for m in _items(text)]
+    items = [m.span() for m in enumeration_marks(text)]
     stops = [m.span() for m in _STOP.finditer(text) if _is_stop(text, m)]
     start = 0
     for begin, end in sorted([*items, *stops, (len(text), len(text))]):

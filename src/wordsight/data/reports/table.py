@@ -26,8 +26,9 @@ def prepare_table(
 ) -> Prepared:
     """Write a table of images with reports as path, report, split, patient, study, view.
 
-    folder: what the paths of the table are relative to. table: CSV (also .gz) or Parquet. columns: our name -> its
-    name, for those that differ; path and report are needed. Without a column of views every view is kept.
+    folder: what the paths of the table are relative to; absolute ones must lie in it. table: CSV (also .gz) or Parquet.
+    columns: our name -> its name, for those that differ; path and report are needed. Without a column of views every
+    view is kept.
     Raises DataError for unknown or missing columns, a path that leaves `folder`, or if nothing is left.
     """
     folder, wanted, tally = Path(folder), wanted or Wanted(), Tally()
@@ -63,8 +64,8 @@ def _rows(
 
 
 def _inside(root: str, path: str, table: Path) -> str:
-    """The absolute path of a cell. Raises DataError for one that is empty or leaves the folder."""
+    """The absolute path of a cell, which may be absolute itself. Raises DataError for one that leaves the folder."""
     file = os.path.normpath(os.path.join(root, path))
-    if not path or "\0" in path or os.path.isabs(path) or not file.startswith(os.path.join(root, "")):
+    if not path or "\0" in path or not file.startswith(os.path.join(root, "")):
         raise DataError(f"{table}: expected paths inside {root}, got {path!r}. Give the folder that holds the images.")
     return file

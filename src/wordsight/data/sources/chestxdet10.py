@@ -42,7 +42,7 @@ def read_chestxdet10(path: str | Path) -> LabelTable:
     names = tuple(entry["file_name"] for entry in entries)
     labels = binary_labels([entry["syms"] for entry in entries], FINDINGS)
     boxes = tuple(_boxes(path, entry) for entry in entries)
-    return LabelTable("ChestX-Det10", names, FINDINGS, labels, names, "images", boxes)
+    return LabelTable("ChestX-Det10", names, FINDINGS, labels, names, "images", boxes, size=(SIDE, SIDE))
 
 
 def _has_form(entry: Any) -> bool:

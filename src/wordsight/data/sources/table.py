@@ -25,7 +25,8 @@ class LabelTable:
 
     dataset: its name. names: (N,) images as the file names them. findings: (F,) names. labels: (N, F) int8, 0/1.
     groups: (N,) what is drawn together in a bootstrap; unit: what a group is ("patients", "reports", ...).
-    boxes: per image the boxes of its findings, None where the data set has none. rows: what a row is.
+    boxes: per image the boxes of its findings, None where the data set has none. rows: what a row is. size: (height,
+    width) of the images that the boxes were drawn on, None without boxes.
     Raises DataError for no rows, repeated images or findings, other labels, or lengths that do not fit.
     """
 
@@ -37,6 +38,7 @@ class LabelTable:
     unit: str
     boxes: tuple[Boxes, ...] | None = None
     rows: str = "images"
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not self.names or not self.findings:

@@ -131,16 +131,18 @@ class CarZero:
         settings: CarZeroSettings | None = None,
         device: str | torch.device = "cpu",
         precision: Precision = "fp32",
+        download: bool = False,
     ) -> CarZero:
         """Weights of a published checkpoint (CARZero_best_model.ckpt) or of our safetensors.
 
         text: the text encoder's folder, for its tokenizer and config.json, or its name on the Hugging Face Hub if it is
-        in this computer's cache; nothing is downloaded. settings: None takes those stored with the weights, else the
-        published ones. Raises WeightsError for files that are missing or do not fit, SettingsError for a text encoder
-        that is no BERT.
+        in this computer's cache; download: fetch it there (see `find_text_folder`). settings: None takes those stored
+        with the weights, else the published ones. Raises WeightsError for files that are missing or do not fit,
+        SettingsError for a text encoder that is no BERT.
         """
-        network = load_network(weights, settings, bert=text_shape(find_text_folder(text)))
-        return cls.from_network(network, text, device=device, precision=precision)
+        folder = find_text_folder(text, download=download)
+        network = load_network(weights, settings, bert=text_shape(folder))
+        return cls.from_network(network, folder, device=device, precision=precision)
 
     def save(self, path: str | Path) -> None:
         """All weights and settings into one safetensors file, which `from_published` reads."""
@@ -169,7 +171,9 @@ class CarZero:
 
     @property
     def score_kind(self) -> ScoreKind:
-        """Logits, or probabilities of sentence pairs."""
+        """Logits, probabilities of sentence pairs, or similarities of what is for comparison."""
+        if self.similarity != "fusion":
+            return ScoreKind.SIMILARITY
         return ScoreKind.LOGIT if self.scores == "logit" else ScoreKind.PROBABILITY
 
     @property
@@ -325,13 +329,16 @@ class CarZero:
 
     def predict(self, images: Sequence[Image]) -> list[Prediction]:
         """One prediction per image for the bound prompts; the same alone or in a batch. Raises PromptError without."""
-        asked, out = self._bound(None), []
-        grounded = self.maps and self.settings.memory != "global"
-        for start in range(0, len(images), self.batch_size):
-            features = self.encode(images[start : start + self.batch_size])
-            scores, maps = self._look(features, asked, maps=grounded)
-            for i, (geometry, source) in enumerate(zip(features.geometries, features.sources, strict=True)):
-                amap = None if maps is None else maps[i]
-                row = (asked.prompts.findings, scores[i], self.score_kind, amap, geometry, self.weights_hash, source)
-                out.append(Prediction(*row, map_kind=ScoreKind.ATTENTION))
+        asked = self._bound(None)
+        parts = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+        return [prediction for part in parts for prediction in self.answer(self.encode(part), asked)]
+
+    def answer(self, features: ImageFeatures, prompts: PromptSet | PromptFeatures | None = None) -> list[Prediction]:
+        """What `predict` gives, for images that are encoded already. prompts: None takes the bound ones."""
+        asked, out = self._bound(prompts), []
+        scores, maps = self._look(features, asked, maps=self.maps and self.settings.memory != "global")
+        for i, (geometry, source) in enumerate(zip(features.geometries, features.sources, strict=True)):
+            amap = None if maps is None else maps[i]
+            row = (asked.prompts.findings, scores[i], self.score_kind, amap, geometry, self.weights_hash, source)
+            out.append(Prediction(*row, map_kind=ScoreKind.ATTENTION))
         return out

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from wordsight.errors import PromptError, WeightsError
 from wordsight.models.carzero.settings import CarZeroSettings
-from wordsight.models.hub_files import TOKENIZER_FILES, in_hub_cache, read_tokenizer
+from wordsight.models.hub_files import TOKENIZER_FILES, download_text, in_hub_cache, read_tokenizer
+from wordsight.text.sentences import enumeration_marks
 
 _WORD = re.compile(r"\w+")
 _NUMBER_OR_WORD = re.compile(r"\d*\.\d+|\w+")
@@ -35,7 +36,7 @@ def clean(text: str, settings: CarZeroSettings) -> str:
     """
     kept = settings.keep_numbers
     if kept:
-        text = _OPENING_NUMBER.sub(". ", text)
+        text = _OPENING_NUMBER.sub(". ", _without_marks(text))
     text = text.replace("\n", " ")
     pieces = _SENTENCE_STOP.split(text) if kept else _FULL_STOP.split(_ENUMERATION.sub(".", text))
     words = _NUMBER_OR_WORD if kept else _WORD
@@ -47,6 +48,13 @@ def clean(text: str, settings: CarZeroSettings) -> str:
             ascii_words = (_ascii(word, settings.keep_accents) for word in found)
             sentences.append(" ".join(word for word in ascii_words if word))
     return " ".join(sentences)
+
+
+def _without_marks(text: str) -> str:
+    """The text with a full stop for every enumeration mark, also for those within a line ("1. edema 2. mass")."""
+    for mark in reversed(enumeration_marks(text)):
+        text = f"{text[: mark.start()]}. {text[mark.end() :]}"
+    return text
 
 
 def _ascii(word: str, keep_accents: bool) -> str:
@@ -144,18 +152,19 @@ class TextInput:
 
     def cut(self, text: str) -> str:
         """The words of a prompt that do not fit into L tokens, from the one that is cut; "" where all of them fit."""
-        pieces = self._hf.tokenize(clean(text, self.settings))
-        first = self.settings.text_length - 2  # [CLS] and [SEP] take two
-        if len(pieces) <= first:
-            return ""
-        while first > 0 and pieces[first].startswith("##"):
-            first -= 1
-        return str(self._hf.convert_tokens_to_string(pieces[first:]))
+        words = clean(text, self.settings).split()
+        room = self.settings.text_length - 2  # [CLS] and [SEP] take two
+        for place, word in enumerate(words):
+            room -= len(self._hf.tokenize(word))
+            if room < 0:
+                return " ".join(words[place:])
+        return ""
 
 
-def find_text_folder(source: str | Path) -> Path:
+def find_text_folder(source: str | Path, *, download: bool = False) -> Path:
     """The folder of a text encoder: a local path, or a Hub repository in this computer's cache.
 
+    download: fetch tokenizer and config.json of a repository that is not there yet; nothing is fetched otherwise.
     Raises WeightsError that says which files to put where.
     """
     folder = Path(source)
@@ -165,10 +174,12 @@ def find_text_folder(source: str | Path) -> Path:
         cached = [path for path in (in_hub_cache(str(source), name) for name in TOKENIZER_FILES) if path]
         if cached:
             return cached[0].parent
+        if download:
+            return download_text(str(source))
     repository = source if str(source) and not folder.is_absolute() else "REPOSITORY"
     raise WeightsError(
         f"text {str(source)!r}: expected a folder with a BERT tokenizer (vocab.txt or tokenizer.json, and "
-        "tokenizer_config.json), or a repository in the Hugging Face cache, found neither. Nothing is downloaded here: "
-        f"on a computer with network run `hf download {repository} --local-dir FOLDER`, copy FOLDER and name it with "
-        "text= (command line: --text)."
+        "tokenizer_config.json), or a repository in the Hugging Face cache, found neither. Nothing is downloaded "
+        "unless asked for (--text-download; in Python download=True): or on a computer with network run "
+        f"`hf download {repository} --local-dir FOLDER`, copy FOLDER and name it with text= (command line: --text)."
     )

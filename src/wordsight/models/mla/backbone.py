@@ -22,12 +22,12 @@ from wordsight.files import atomic_path, write_json
 from wordsight.models.mla import architectures
 from wordsight.models.mla.architectures import Activation, Architecture, check_config, find_architecture
 from wordsight.models.mla.building import build_config, empty_model, fill_model, grid_of, parts_of, random_model
-from wordsight.models.mla.clip_keys import OPENAI_SCALARS, prepare_state, state_hash
+from wordsight.models.mla.clip_keys import OPENAI_SCALARS, prepare_state
 from wordsight.models.mla.streams import VisionStream
 from wordsight.models.mla.text_files import TextFiles, find_text_files
 from wordsight.models.mla.text_streams import TextStream, TextTower
 from wordsight.models.mla.tokenizer import ClipTokenizer, Tokenizer
-from wordsight.models.tensor_files import TensorFile, read_tensor_file
+from wordsight.models.tensor_files import TensorFile, hash_tensors, read_tensor_file
 from wordsight.progress import progress
 
 __all__ = [
@@ -112,7 +112,7 @@ def load_clip(
     files = find_text_files(config["text_cfg"], _folders(arch, file), arch.name)
     if content is None or file is None:
         model = random_model(config, arch.name, files, seed)
-        digest = state_hash(model.state_dict())
+        digest = hash_tensors(model.state_dict(), as_float=True)
     else:
         model = empty_model(config, arch.name, files)
         expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

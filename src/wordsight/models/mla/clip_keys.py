@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wordsight.errors import WeightsError
-from wordsight.models.tensor_files import account_for, listed
+from wordsight.models.tensor_files import account_for, hash_tensors, listed
 
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")
 _TEXT_TOP = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
@@ -151,14 +150,4 @@ def prepare_state(
         source,
         "Name the architecture these weights were made for.",
     )
-    return state, state_hash(named)
-
-
-def state_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and fp32 values in name order; the same weights in any file give the same hash."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().float().contiguous()
-        digest.update(f"{name} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).numpy().data)
-    return digest.hexdigest()
+    return state, hash_tensors(named, as_float=True)

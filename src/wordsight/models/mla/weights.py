@@ -285,13 +285,6 @@ def read_safetensors(path: str | Path, *, expect: Shapes | None = None) -> tuple
     return weights, metadata
 
 
-def read_adapters(path: str | Path) -> AdapterWeights:
-    """Adapters and contexts of either format, told by the file's content. Raises WeightsError for other files."""
-    if looks_like(require_file(path)) == "a safetensors file":
-        return read_safetensors(path)[0]
-    return read_published(path)
-
-
 def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Levels by number, normal before abnormal, as the published files have them (safetensors sorts by size)."""
 
