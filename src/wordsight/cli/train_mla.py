@@ -138,7 +138,10 @@ def options(args: Any) -> TrainOptions:
 
 def main(argv: Sequence[str]) -> int:
     """Train, measure, print the table."""
-    args = parser().parse_args(list(argv))
+    p = parser()
+    args = p.parse_args(list(argv))
+    if args.target is None and not Path(args.data).expanduser().is_file():
+        p.error(f"expected the name of a set in {args.data} (--target), or a table (--data FILE); got neither.")
     use_threads(args.threads)
     return run(options(args))
 
