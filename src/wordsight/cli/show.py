@@ -31,12 +31,12 @@ def show_study(study: Study) -> None:
 
 
 def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
-    """One row per metric, one column per run, and mean and deviation where there are several of one set."""
-    groups: dict[tuple[str, str, str], list[Evaluation]] = {}
-    for evaluation in evaluations:
-        groups.setdefault((evaluation.dataset, evaluation.method, evaluation.data_hash), []).append(evaluation)
-    for (dataset, method, _), members in groups.items():
-        _show_group(dataset, method, members)
+    """One row per metric, one column per run, and mean and deviation where draws or seeds are all that differs."""
+    from wordsight.report.html import group_evaluations
+
+    for numbers in group_evaluations(evaluations):
+        members = [evaluations[number] for number in numbers]
+        _show_group(members[0].dataset, members[0].method, members)
 
 
 def _show_group(dataset: str, method: str, members: Sequence[Evaluation]) -> None:
