@@ -430,6 +430,7 @@ def main() -> None:
     parser = suite_parser(__doc__, repeats=ROUNDS)
     parser.add_argument("--steps", type=int, default=10, help="training steps whose losses are compared")
     parser.add_argument("--images", type=int, default=4, help="images of the evaluation")
+    parser.add_argument("--case", default="", help="only the case whose title contains this, such as evaluation")
     parser.add_argument("--profile", action="store_true", help="operators of one step and one evaluation, no timings")
     options = parser.parse_args()
     work = Work.of(options)
@@ -437,7 +438,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         profile(work)
         return
-    results = run_suite([training_case(work), evaluation_case(work)], options, __file__)
+    cases = [case for case in (training_case(work), evaluation_case(work)) if options.case in case.title]
+    results = run_suite(cases, options, __file__)
     for result in results:
         ratio, low, high = (1 / value for value in result.ratio("library", "published order"))
         print(f"{result.title}: library {ratio:.2f} x as fast as the published order ({high:.2f} to {low:.2f})")
