@@ -1,8 +1,15 @@
-"""Shared fixtures: where optional reference material lies, and seeds."""
+"""Shared fixtures: where optional reference material lies; and what examples property tests draw."""
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# the same examples in every run: a test fails because something changed; WORDSIGHT_EXAMPLES=random looks for new ones
+settings.register_profile("same", derandomize=True)
+if os.environ.get("WORDSIGHT_EXAMPLES") != "random":
+    settings.load_profile("same")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

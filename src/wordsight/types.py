@@ -16,6 +16,8 @@ from wordsight.errors import MetricError, PromptError
 
 Float32 = NDArray[np.float32]
 Combination = Literal["mean", "max"]
+_ROUNDING = 1e-9
+"""Pixels; a point on the border of what was seen stays there, whatever rounding says."""
 
 
 class ScoreKind(StrEnum):
@@ -103,7 +105,7 @@ class Geometry:
         for axis in range(2):
             centres = np.arange(self.image_shape[axis]) + 0.5
             place = centres * self.scale[axis] + self.offset[axis]
-            seen.append((place >= 0) & (place <= self.array_shape[axis]))
+            seen.append((place >= -_ROUNDING) & (place <= self.array_shape[axis] + _ROUNDING))
             n = values.shape[axis]
             cells.append(_axis_weights(place * n / self.array_shape[axis] - 0.5, n))
         (r0, r1, fr), (c0, c1, fc) = cells

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PilImage
 
@@ -185,6 +185,7 @@ def expected_plan(height, width, spec):
 
 @pytest.mark.parametrize("spec", SPECS, ids=range(len(SPECS)))
 @given(SIDES, SIDES, st.integers(0, 2**32 - 1))
+@example(1, 392, 0)  # a pixel centre on the very border of the crop
 @settings(deadline=None, max_examples=30)
 def test_points_and_maps_come_back(spec, height, width, seed):
     image = read_image(np.zeros((height, width), np.uint8))
