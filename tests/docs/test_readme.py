@@ -133,8 +133,8 @@ def test_substitutes_are_for_commands_of_the_page() -> None:
 
 
 def test_the_time_of_the_demonstration_is_said_once() -> None:
-    assert "It takes about three minutes on two CPU cores" in README
-    assert "about three minutes on two cores" in usage()
+    assert "It takes one to three minutes on two CPU cores" in README
+    assert "one to three minutes on two cores" in usage()
 
 
 def test_the_page_says_what_it_is_not() -> None:

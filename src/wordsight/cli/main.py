@@ -14,7 +14,7 @@ from wordsight import __version__
 from wordsight.errors import DataWarning, PromptWarning, WordsightError
 
 COMMANDS: Mapping[tuple[str, ...], tuple[str, str]] = {
-    ("demo",): ("demo", "everything on synthetic images: no data, no weights, about three minutes on two cores"),
+    ("demo",): ("demo", "everything on synthetic images: no data, no weights, one to three minutes on two cores"),
     ("train", "mla"): ("train_mla", "train MLA-LP or MVFA on a few images of a set, or zero-shot on other sets"),
     ("train", "carzero"): ("train_carzero", "pretrain CARZero on images with reports"),
     ("predict",): ("predict", "scores and heatmaps for an image, a folder, a DICOM tree or a table"),
