@@ -128,7 +128,7 @@ class Work:
 
         return call
 
-    def library(self, count: int) -> Callable[[], Tensor]:
+    def ours(self, count: int) -> Callable[[], Tensor]:
         """Images to scores."""
         asked = AskedTexts(self.network, self.text(count))
 
@@ -153,7 +153,7 @@ class Work:
 
         return call
 
-    def library_fusion(self, count: int) -> Callable[[], Tensor]:
+    def ours_fusion(self, count: int) -> Callable[[], Tensor]:
         """Encoded images to scores."""
         tokens, asked = self.tokens(), AskedTexts(self.network, self.text(count))
         return lambda: torch.cat([asked.compare(part)[0].mean for part in torch.split(tokens, BATCH)])
@@ -174,7 +174,7 @@ class Work:
                     f"{count} prompts, images to scores",
                     [
                         Variant("bare ViT", self.bare, total),
-                        Variant("library", lambda c=count: self.library(c), total),  # type: ignore[misc]
+                        Variant("library", lambda c=count: self.ours(c), total),  # type: ignore[misc]
                         Variant(
                             "published order",
                             lambda c=count, i=images: self.published(c, i),  # type: ignore[misc]
@@ -187,7 +187,7 @@ class Work:
                 )
             )
         fusion = [
-            Variant("library", lambda: self.library_fusion(192), total),
+            Variant("library", lambda: self.ours_fusion(192), total),
             Variant(
                 "published order",
                 lambda: self.published_fusion(192, fusion_few),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wordsight.errors import PromptError, SettingsError, WeightsError
 from wordsight.study.folders import detector_folders
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from wordsight.models.carzero.detector import CarZero
     from wordsight.models.carzero.settings import CarZeroSettings
     from wordsight.models.mla.detector import MlaLp
-    from wordsight.models.precision import Precision
+    from wordsight.models.precision import PrecisionChoice
 
 CARZERO, TINY = "carzero", "tiny"
+D = TypeVar("D", "MlaLp", "CarZero")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +45,19 @@ def open_looker(options: PredictOptions) -> Looker:
     return _looker_of_run(options)
 
 
-def device_and_precision(options: PredictOptions | EvaluateOptions) -> tuple[str, Precision | None]:
-    """The device asked for, and the precision where one is; "auto" is the fastest one there that keeps the numbers.
-
-    Raises SettingsError where the device is not there or cannot compute in the precision.
-    """
-    from wordsight.models.precision import choose_precision
+def device_of(options: PredictOptions | EvaluateOptions) -> str:
+    """The device asked for. Raises SettingsError where it is not there or cannot compute in the precision."""
     from wordsight.train.engine import find_device
 
-    if options.precision == "auto":
-        device = find_device(options.device)
-        return str(device), choose_precision(device)
-    return str(find_device(options.device, options.precision or "fp32")), options.precision
+    wanted = options.precision
+    return str(find_device(options.device, "fp32" if wanted is None or wanted == "auto" else wanted))
+
+
+def in_precision(detector: D, wanted: PrecisionChoice | None) -> D:
+    """The detector, computing in the precision asked for on its device; None leaves its own."""
+    from wordsight.models.precision import resolve_precision
+
+    return detector if wanted is None else replace(detector, precision=resolve_precision(wanted, detector.device))
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def _looker_of_run(options: PredictOptions) -> Looker:
             f"{folder}: no such run folder, and no method that predicts without one ({CARZERO}). Train one with "
             "`wordsight train mla` or `wordsight train carzero`."
         )
-    device, precision = device_and_precision(options)
+    device = device_of(options)
     if is_carzero_folder(folder):
         _refuse_own(options)
         return _looker_of_carzero(load(folder, weights=options.weights, device=device), options)
@@ -82,7 +84,7 @@ def _looker_of_run(options: PredictOptions) -> Looker:
         raise SettingsError(f"{options.model}: holds several detectors ({names}). Name the folder of one of them.")
     _refuse_questions(options)
     detector: MlaLp = load(folders[0], weights=options.weights, device=device)
-    return _looker_of_mla(replace(detector, batch_size=options.eval_batch, precision=precision or detector.precision))
+    return _looker_of_mla(replace(in_precision(detector, options.precision), batch_size=options.eval_batch))
 
 
 def _refuse_own(options: PredictOptions) -> None:
@@ -110,8 +112,7 @@ def _refuse_questions(options: PredictOptions) -> None:
 
 
 def _looker_of_mla(detector: MlaLp) -> Looker:
-    """The text is encoded once."""
-    text = detector.text()
+    """The detector's own predictions."""
     decides = {
         "method": detector.name,
         "weights": detector.weights_hash,
@@ -123,7 +124,7 @@ def _looker_of_mla(detector: MlaLp) -> Looker:
         "reading": detector.reading.to_json(),
         "settings": detector.settings.to_json(),
     }
-    return Looker(lambda images: detector.finish(detector.raw(images, text=text)), detector.batch_size, decides)
+    return Looker(detector.predict, detector.batch_size, decides)
 
 
 # -- CARZero -------------------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ def _load_carzero(options: PredictOptions) -> CarZero:
 
     if options.weights == Path(TINY):
         _refuse_own(options)
-        return load("carzero", weights=TINY, device=device_and_precision(options)[0])
+        return load("carzero", weights=TINY, device=device_of(options))
     files = (("--weights", options.weights), ("--text", options.ask.text))
     missing = [name for name, value in files if value is None]
     if missing or options.weights is None or options.ask.text is None:
@@ -157,7 +158,7 @@ def _load_carzero(options: PredictOptions) -> CarZero:
     network = load_network(options.weights, settings, bert=text_shape(folder))
     if corrected:
         network.settings = network.settings.corrected()
-    return CarZero.from_network(network, folder, device=device_and_precision(options)[0])
+    return CarZero.from_network(network, folder, device=device_of(options))
 
 
 def carzero_settings(source: str) -> CarZeroSettings:
@@ -188,9 +189,8 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
     ask = options.ask
     prompts = _wanted_prompts(ask)
     cache = PromptCache((ask.cache or cache_folder()) / "prompts")
-    detector = replace(detector, precision=device_and_precision(options)[1] or detector.precision)
     bound = replace(
-        detector.with_prompts(prompts, cache=cache),
+        in_precision(detector, options.precision).with_prompts(prompts, cache=cache),
         scores=ask.scores,
         similarity=ask.similarity,
         combine=ask.combine,

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RUN, DETECTOR, STATE = "run.json", "detector.json", "state.pt"
-CARZERO = "carzero.json"
-"""The card of a CARZero, as its storage names it."""
 Scalar = str | int | float | bool | None
 
 
@@ -108,9 +106,11 @@ def detector_folders(folder: Path) -> list[Path]:
 
 def _refuse_carzero(folder: Path) -> None:
     """Raise WeightsError for a CARZero, which is measured by its predictions."""
-    if (folder / CARZERO).is_file():
+    from wordsight.models.carzero.storage import CARD, is_carzero_folder
+
+    if is_carzero_folder(folder):
         raise WeightsError(
-            f"{folder}: expected a run of MLA-LP or MVFA, got a CARZero ({CARZERO} inside), which is measured by its "
+            f"{folder}: expected a run of MLA-LP or MVFA, got a CARZero ({CARD} inside), which is measured by its "
             f"predictions: `wordsight predict IMAGES --model {folder} --prompts SET --out OUT`, then `wordsight score "
             "OUT/predictions.csv LABELS --protocol SET`."
         )

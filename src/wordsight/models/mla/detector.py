@@ -154,11 +154,11 @@ class MlaLp:
         self._texts[:] = [([context.clone() for context in contexts], text)]
         return text
 
-    def raw(self, images: Sequence[Image], *, text: Tensor | None = None) -> list[RawScores]:
+    def raw(self, images: Sequence[Image]) -> list[RawScores]:
         """Margins, distances and text scores, one per image; the same alone or in a batch."""
         if not images:
             return []
-        text = self.text() if text is None else text
+        text = self.text()
         out: list[RawScores] = []
         for start in range(0, len(images), self.batch_size):
             part = images[start : start + self.batch_size]

@@ -210,8 +210,6 @@ def combine(
     raws: Sequence[RawScores], scale: ScoreScale, mode: Mode, size: int, reading: Reading = PUBLISHED
 ) -> tuple[Float32, Float32]:
     """Scores (N,) and fused maps (N, size, size), both scaled by `scale`, which was fitted for the same reading."""
-    fused = fused_maps(raws, scale, size, reading)
-    one_way = (reading.memory_weight, reading.smoothing) == (reading.map_memory_weight, reading.map_smoothing)
-    if mode == "segmentation" and one_way and not reading.map_share:
-        return fused.max(axis=(1, 2)), fused
-    return image_scores(raws, scale, mode, size, reading), fused
+    maps = raw_maps(raws, size, reading.map_smoothing)
+    alike = maps if reading.smoothing == reading.map_smoothing else None
+    return image_scores(raws, scale, mode, size, reading, maps=alike), fused_maps(raws, scale, size, reading, maps=maps)
