@@ -17,6 +17,7 @@ from tiny_clip import make_clip
 from wordsight.models.carzero.detector import CarZero
 from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.model import MlaNetwork
+from wordsight.models.mla.reading import Reading
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.types import Detector, Image, PromptSet, ScoreKind
 
@@ -183,9 +184,13 @@ def test_saved_and_loaded_scores_are_the_same(name: str, tmp_path: Path) -> None
     detector = MlaLp.from_clip(str(path), settings=original.settings, seed=0)
     detector = replace(detector, map_branch=original.map_branch)
     if original.bank is not None:
-        detector = detector.with_support([picture(100), picture(101)])
+        detector = replace(detector, reading=Reading(map_relative=True)).with_support([picture(100), picture(101)])
+        assert detector.bank is not None
+        assert detector.relative_bank is not None
     else:
         detector = detector.with_scale_from(detector.raw([picture(100), picture(101)]), "support")
     detector.save(tmp_path / "run")
     image = picture(7)
-    assert np.array_equal(MlaLp.load(tmp_path / "run").predict([image])[0].scores, detector.predict([image])[0].scores)
+    ours, loaded = (one.predict([image])[0] for one in (detector, MlaLp.load(tmp_path / "run")))
+    assert np.array_equal(loaded.scores, ours.scores)
+    assert np.array_equal(loaded.maps, ours.maps)

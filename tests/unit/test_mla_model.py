@@ -222,6 +222,38 @@ def test_memory_distance_equals_the_slow_twin(
 
 
 @torch.no_grad()
+def test_relative_distance_equals_the_slow_twin_and_is_blind_to_what_a_whole_image_shares(
+    network: MlaNetwork, images: torch.Tensor
+) -> None:
+    support, query = (tokens.seg for tokens in (network(images[:2]), network(images[2:])))
+    bank = MemoryBank.build(support, torch.arange(2), relative=True)
+    assert bank.rows[0].shape == (2 * 16, network.clip.embed_dim), "no class tokens"
+    ours = bank.distance([level[:, 1:] for level in query])
+    expected = torch.zeros(2, 16, dtype=torch.float64)
+    for q, s in zip(query, support, strict=True):
+        rows = [row for image in s for row in standardised(image[1:])]
+        for i in range(2):
+            for p, patch in enumerate(standardised(q[i, 1:])):
+                expected[i, p] += 1 - max(float(torch.cosine_similarity(patch, row, dim=0)) for row in rows)
+    assert torch.allclose(ours.double(), expected, atol=2e-5)
+    tinted = [level[:, 1:] * (1 + torch.rand(level.shape[-1])) + torch.randn(level.shape[-1]) for level in query]
+    assert torch.allclose(bank.distance(tinted), ours, atol=1e-4)
+    plain = MemoryBank.build(support, torch.arange(2))
+    assert not torch.allclose(plain.distance(tinted), plain.distance([level[:, 1:] for level in query]), atol=1e-2)
+    flat = [torch.ones(1, 16, network.clip.embed_dim) for _ in support]
+    assert torch.equal(bank.distance(flat), torch.full((1, 16), float(len(support)))), "alike everywhere: like nothing"
+
+
+def standardised(patches: torch.Tensor) -> torch.Tensor:
+    """Channel by channel: less the mean, by the deviation."""
+    out = torch.empty(patches.shape, dtype=torch.float64)
+    for channel in range(patches.shape[1]):
+        values = patches[:, channel].double().numpy()
+        out[:, channel] = torch.from_numpy((values - values.mean()) / (values.std() + 1e-6))
+    return out
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("branch", ["seg", "det"])
 def test_few_shot_scores_equal_the_slow_twin(network: MlaNetwork, images: torch.Tensor, branch: str) -> None:
     detector = replace(MlaLp(network), map_branch=branch).with_support_arrays(images[:1], scale=False)  # type: ignore[type-var]
@@ -323,6 +355,24 @@ def test_scores_and_maps_are_read_apart() -> None:
     assert maps.max(axis=(1, 2)) == pytest.approx([1.0, 0.8], abs=1e-6)
 
 
+def test_readings_ask_the_memory_they_name() -> None:
+    """Plain and relative distances that disagree: scores by the one, maps by the other."""
+    plain, relative = (
+        np.array(values, np.float32).reshape(2, 1, 1).repeat(8, 1).repeat(8, 2) for values in ((0, 1), (1, 0))
+    )
+    margins = np.zeros((2, 1, 8, 8), np.float32)
+    identity = Geometry((64, 64), (64, 64), (1.0, 1.0))
+    raws = [RawScores(m, m, d, identity, "x", r) for m, d, r in zip(margins, plain, relative, strict=True)]
+    for mode in ("segmentation", "detection"):
+        for relative_scores, relative_maps in ((False, True), (True, False), (True, True)):
+            reading = Reading(1.0, map_memory_weight=1.0, relative=relative_scores, map_relative=relative_maps)
+            assert reading.memories == {relative_scores, relative_maps}
+            scale = ScoreScale.fit(raws, 64, "test", reading)
+            scores, maps = combine(raws, scale, mode, 64, reading)  # type: ignore[arg-type]
+            assert scores == pytest.approx([1, 0] if relative_scores else [0, 1], abs=1e-6)
+            assert maps.mean(axis=(1, 2)) == pytest.approx([1, 0] if relative_maps else [0, 1], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -339,7 +389,8 @@ def test_readings_out_of_range(values: tuple[float, ...], message: str) -> None:
         Reading(*values)  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="the values memory_weight, image_share, smoothing, map_share, "):
         Reading.from_json({"memory_weight": 0.5})
-    assert Reading.from_json(Reading(0.25, 0.1, 3, 0.05, 1.0, 5).to_json()) == Reading(0.25, 0.1, 3, 0.05, 1.0, 5)
+    reading = Reading(0.25, 0.1, 3, 0.05, 1.0, 5, relative=True)
+    assert Reading.from_json(reading.to_json()) == reading
 
 
 def test_scale_of_constant_scores_divides_by_nothing() -> None:

@@ -87,7 +87,14 @@ def noise(count: int, memory: bool) -> list[RawScores]:
         return rng.normal(size=shape).astype(np.float32)
 
     return [
-        RawScores(grid(4, 4, 4), grid(4, 4, 4), np.abs(grid(4, 4)) if memory else None, IDENTITY, str(i))
+        RawScores(
+            grid(4, 4, 4),
+            grid(4, 4, 4),
+            np.abs(grid(4, 4)) if memory else None,
+            IDENTITY,
+            str(i),
+            np.abs(grid(4, 4)) if memory else None,
+        )
         for i in range(count)
     ]
 
@@ -100,8 +107,13 @@ def test_selection_in_blocks_gives_the_numbers_of_all_at_once(
     masks = torch.rand(11, 56, 56, generator=torch.Generator().manual_seed(1)) > 0.7
     labels = torch.tensor([0.0, 1.0] * 5 + [1.0])
     samples = Samples("x", labels, True, lambda i: masks[i], lambda i: masks[i], lambda i: IDENTITY, lambda: "")
-    ways = (Reading(), Reading(memory_weight=0.75, image_share=0.1, smoothing=3), Reading(map_share=0.05))
-    maps = (Reading(), Reading(map_memory_weight=0.25, map_smoothing=3))
+    ways = (
+        Reading(),
+        Reading(memory_weight=0.75, image_share=0.1, smoothing=3),
+        Reading(memory_weight=0.75, relative=True),
+        Reading(map_share=0.05),
+    )
+    maps = (Reading(), Reading(map_memory_weight=0.25, map_smoothing=3), Reading(map_relative=True))
     found = {}
     for block in (1, 4, 32):
         monkeypatch.setattr(judging, "BLOCK", block)
@@ -115,12 +127,14 @@ def test_selection_in_blocks_gives_the_numbers_of_all_at_once(
     assert max(enlarged) == 4
     from wordsight.metrics import auroc, pixel_auroc
 
-    for number, way in enumerate(ways[:2]):
+    for number, way in enumerate(ways[:3]):
         scores, _ = combine(raws, ScoreScale.fit(raws, 56, "judge", way), mode, 56, way)  # type: ignore[arg-type]
         assert found[4][0][number] == auroc(labels.numpy().astype(np.int64), scores)
     for number, way in enumerate(maps):
         _, fused = combine(raws, ScoreScale.fit(raws, 56, "judge", way), mode, 56, way)  # type: ignore[arg-type]
         assert found[4][1][number] == pixel_auroc(fused, masks.numpy())
+    if memory:
+        assert len(set(found[4][1])) == len(maps), "ways that differ give different results"
 
 
 def test_bank_and_reading_decide_predictions(data: Path) -> None:  # noqa: F811

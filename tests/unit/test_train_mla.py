@@ -209,6 +209,20 @@ def test_without_held_out_images_a_quarter_of_the_support_is_held_out(data: Path
     assert few.scale.origin == "support"
 
 
+def test_a_memory_of_relative_tokens_can_be_chosen_and_only_what_is_chosen_is_kept(data: Path) -> None:
+    support, held, test = support_of(data, "Chest")
+    both = fit_few(detector(), support, training=replace(QUICK, relatives=(False, True)), selection=held)
+    asked = both.reading.memories
+    assert (both.bank is not None, both.relative_bank is not None) == (False in asked, True in asked)
+    alone = fit_few(detector(), support, training=replace(QUICK, relatives=(True,)), selection=held)
+    assert alone.bank is None
+    assert alone.relative_bank is not None
+    assert alone.relative_bank.relative
+    raw = alone.raw([read_image(test[0].path)])[0]
+    assert raw.distance is None
+    assert raw.relative is not None
+
+
 def sources_of(data: Path) -> dict[str, tuple[list[Any], list[Any]]]:
     return {n: (benchmark_records(data, n, "test"), benchmark_records(data, n, "valid")) for n in ("Liver", "Chest")}
 

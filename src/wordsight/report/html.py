@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
 MAX_FAILURES = 50
 REPEATS = ("draw", "seed")
-READING = ("memory_weight", "image_share", "smoothing", "map_share", "map_memory_weight", "map_smoothing")
+READING = (
+    "memory_weight",
+    "relative",
+    "image_share",
+    "smoothing",
+    "map_share",
+    "map_memory_weight",
+    "map_relative",
+    "map_smoothing",
+)
 FOLLOWS = ("support", "epoch", *READING)
 """What follows from draw and seed: the support itself, and what was chosen in training."""
 

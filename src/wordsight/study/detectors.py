@@ -120,6 +120,7 @@ def _looker_of_mla(detector: MlaLp) -> Looker:
         "map_branch": detector.map_branch,
         "precision": detector.precision,
         "bank": None if detector.bank is None else detector.bank.content,
+        "relative bank": None if detector.relative_bank is None else detector.relative_bank.content,
         "scale": detector.scale.to_json(),
         "reading": detector.reading.to_json(),
         "settings": detector.settings.to_json(),

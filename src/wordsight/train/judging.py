@@ -35,10 +35,11 @@ def judged(
     images = [np.empty(len(raws), np.float32) for _ in scores]
     pixels = [0.0] * len(maps)
     masks = np.stack([samples.mask(i).numpy() for i in range(len(samples))]) if samples.masked else None
-    for side in dict.fromkeys([r.smoothing for r in scores] + [r.map_smoothing for r in maps]):
-        ways = [(i, r) for i, r in enumerate(scores) if r.smoothing == side]
-        drawn = [(i, r) for i, r in enumerate(maps) if r.map_smoothing == side]
-        kept = known.read(side, ways, images, keep=masks is not None and bool(drawn))
+    seen = [(r.smoothing, r.relative) for r in scores] + [(r.map_smoothing, r.map_relative) for r in maps]
+    for kind in dict.fromkeys(seen):
+        ways = [(i, r) for i, r in enumerate(scores) if (r.smoothing, r.relative) == kind]
+        drawn = [(i, r) for i, r in enumerate(maps) if (r.map_smoothing, r.map_relative) == kind]
+        kept = known.read(kind, ways, images, keep=masks is not None and bool(drawn))
         if masks is not None:
             for i, reading in drawn:
                 pixels[i] = float(pixel_auroc(known.fused(reading, kept), masks))
@@ -61,13 +62,16 @@ class _Known:
         return self._scales[same]
 
     def read(
-        self, side: int, ways: Sequence[tuple[int, Reading]], images: Sequence[Float32], *, keep: bool
+        self, kind: tuple[int, bool], ways: Sequence[tuple[int, Reading]], images: Sequence[Float32], *, keep: bool
     ) -> list[RawMaps]:
-        """Fill in the image scores of ways that smooth over this side; the maps of every block, if they are kept."""
+        """Fill in the image scores of ways of this kind; the maps of every block, if they are kept.
+
+        kind: over what side the maps are smoothed, and whether their memory is of relative tokens.
+        """
         kept = []
         for block in self._blocks:
             raws = self._raws[block]
-            maps = raw_maps(raws, self._size, side) if keep or self._mode == "segmentation" else None
+            maps = raw_maps(raws, self._size, *kind) if keep or self._mode == "segmentation" else None
             for i, reading in ways:
                 images[i][block] = image_scores(raws, self.scale(reading), self._mode, self._size, reading, maps=maps)
             if keep and maps is not None:

@@ -19,6 +19,7 @@ CONTEXT_LR = 1e-3
 IMAGE_SHARES = (0.1, 1.0)
 MAP_SHARES = (0.0, 0.01, 0.05)
 SMOOTHINGS = (3, 1)
+RELATIVES = (False, True)
 MEMORY_WEIGHTS = (0.5, 0.25, 0.75, 0.0, 1.0)
 
 
@@ -30,9 +31,9 @@ def recipe(
     "published": the papers' own, selection on the test set included. "corrected": the published training of the
     corrected network, with an honest selection. "default": corrected, with larger batches and learning rates, so that
     it is several times faster, an image-level loss on the most abnormal tenth of the patches, and the way scores are
-    read (weight of the memory, share of the image, smoothing) chosen with the epoch. target: the set, for the object
-    that MVFA's sentences name. The levels are those of a tower of 24 blocks; who knows the tower puts them at its
-    quarters. `architecture` has no influence so far.
+    read (weight of the memory and what it compares, share of the image, smoothing) chosen with the epoch.
+    target: the set, for the object that MVFA's sentences name. The levels are those of a tower of 24 blocks; who knows
+    the tower puts them at its quarters. `architecture` has no influence so far.
     Raises SettingsError for unknown names and negative shots.
     """
     if profile not in get_args(Profile) or method not in get_args(Method):
@@ -63,5 +64,6 @@ def recipe(
         image_shares=IMAGE_SHARES,
         map_shares=MAP_SHARES if shots else MAP_SHARES[:1],
         smoothings=SMOOTHINGS,
+        relatives=RELATIVES if shots else RELATIVES[:1],
     )
     return replace(settings.corrected(), image_share=IMAGE_SHARES[0]), faster

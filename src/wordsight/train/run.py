@@ -26,12 +26,12 @@ from wordsight.train.store import TensorStore
 
 Batch = tuple[int, list[int]]
 """Which set, which of its images."""
-_IDLE: Mapping[Mode, tuple[str, ...]] = {
-    "segmentation": ("image_share",),
+_FIXED: Mapping[Mode, tuple[str, ...]] = {
+    "segmentation": ("image_share", "relative"),
     "detection": ("map_share",),
-    "zero-shot": ("map_share", "memory_weight"),
+    "zero-shot": ("map_share", "memory_weight", "relative"),
 }
-"""What makes no difference to image scores, by mode."""
+"""What is not chosen for image scores, by mode: it makes no difference, or see MlaTraining.relatives."""
 
 
 @dataclass(slots=True)
@@ -170,8 +170,8 @@ class Run:
         """
         if self.training.protocol == "last" or not self.judge:
             return
-        detector = self._bound()
         scores, maps = self.score_readings, self.map_readings
+        detector = self._bound(frozenset[bool]().union(*(reading.memories for reading in (*scores, *maps))))
         if epoch < 0:  # untrained words say nothing: only the memory may speak
             most = max(reading.memory_weight for reading in scores)
             scores = tuple(reading for reading in scores if reading.memory_weight == most)
@@ -193,11 +193,11 @@ class Run:
 
     @property
     def score_readings(self) -> tuple[Reading, ...]:
-        """Ways of reading image scores to choose from; the first of equals wins. What makes no difference is left."""
+        """Ways of reading image scores to choose from; the first of equals wins. What is not chosen is left."""
         first, *others = self.training.score_readings()
         if self.training.protocol == "last":
             return (first,)
-        same = _IDLE[self.detector.mode]
+        same = _FIXED[self.detector.mode]
         return (first, *(r for r in others if all(getattr(r, name) == getattr(first, name) for name in same)))
 
     @property
@@ -224,8 +224,8 @@ class Run:
         return out
 
     @torch.no_grad()
-    def _bound(self) -> MlaLp:
-        """The detector with a bank of the present weights; the support's stems are the training set's own."""
+    def _bound(self, memories: frozenset[bool]) -> MlaLp:
+        """The detector with banks of the present weights; the support's stems are the training set's own."""
         if self.support is None:
             return self.detector
         first = VARIANTS * len(self.support.abnormal)
@@ -238,14 +238,14 @@ class Run:
                     yield self.network.adapt(stems, seg=self.detector.map_branch == "seg")
 
         owner = torch.arange(self.shots).repeat(VARIANTS)
-        return replace(self.detector, bank=self.detector.bank_from(batches(), owner))
+        return self.detector.with_banks(batches(), owner, memories)
 
     def _finished(self, how: str) -> MlaLp:
         chosen = self.best.epoch if self.best else self.training.epochs
         if self.best is not None:
             self.network.load_state_dict(self.best.weights)
         reading = self.best.reading if self.best else self.score_readings[0]
-        detector = replace(self._bound(), reading=reading)
+        detector = replace(self._bound(reading.memories), reading=reading)
         raws = [raw for cache in self.judge for raw in self._raws(detector, cache)]
         if raws:
             origin = "test" if self.training.protocol == "published" else "validation"

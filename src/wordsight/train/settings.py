@@ -23,12 +23,14 @@ class MlaTraining:
     evaluate_when / evaluate_every: when candidates are scored ("from_start": the untrained detector is a candidate
     too, with the largest memory weight; "before_epoch" and "fifths" as the published zero-shot codes do; every n-th
     epoch);
-    memory_weights, image_shares, map_shares, smoothings: ways of reading scores and maps (see reading.Reading) to
-    choose from by the same selection, the first of each where nothing is selected (published: 0.5, 1.0, 0 and 1
-    alone); scores are judged by image AUROC, maps by pixel AUROC, each on its own; mask_rule: "any" grey
-    level above zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or fp16;
-    device; cache_gb: memory for frozen activations, in GiB; cache_disk_gb: the same in a temporary file, which takes
-    what the memory does not (at most half of the disk's free space).
+    memory_weights, image_shares, map_shares, smoothings, relatives: ways of reading scores and maps (see
+    reading.Reading) to choose from by the same selection, the first of each where nothing is selected (published: 0.5,
+    1.0, 0, 1 and False alone); scores are judged by image AUROC, maps by pixel AUROC, each on its own. relatives are
+    chosen from for sets without masks; with masks the first counts, since what the highest values of a map find differs
+    from its own surroundings anyway. mask_rule:
+    "any" grey level above zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or
+    fp16; device; cache_gb: memory for frozen activations, in GiB; cache_disk_gb: the same in a temporary file, which
+    takes what the memory does not (at most half of the disk's free space).
     """
 
     epochs: int = 50
@@ -43,6 +45,7 @@ class MlaTraining:
     image_shares: tuple[float, ...] = (1.0,)
     map_shares: tuple[float, ...] = (0.0,)
     smoothings: tuple[int, ...] = (1,)
+    relatives: tuple[bool, ...] = (False,)
     mask_rule: Literal["any", "half"] = "any"
     seed: int = 111
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -62,7 +65,7 @@ class MlaTraining:
             raise SettingsError(
                 f"expected cache_gb and cache_disk_gb of 0 GiB or more, got {self.cache_gb} and {self.cache_disk_gb}."
             )
-        for name in ("memory_weights", "image_shares", "map_shares", "smoothings"):
+        for name in ("memory_weights", "image_shares", "map_shares", "smoothings", "relatives"):
             if not getattr(self, name):
                 raise SettingsError(f"{name}: expected at least one value, got none.")
         self.score_readings()
@@ -80,13 +83,19 @@ class MlaTraining:
     def score_readings(self) -> tuple[Reading, ...]:
         """Every way to read image scores, the first of each setting first, maps as the first. Raises SettingsError."""
         maps = self.map_readings()[0]
-        ways = product(self.memory_weights, self.image_shares, self.smoothings, self.map_shares)
-        return tuple(Reading(*way).with_maps_of(maps) for way in ways)
+        ways = product(self.relatives, self.memory_weights, self.image_shares, self.smoothings, self.map_shares)
+        return tuple(
+            Reading(weight, share, side, map_share, relative=relative).with_maps_of(maps)
+            for relative, weight, share, side, map_share in ways
+            if weight or relative == self.relatives[0]
+        )
 
     def map_readings(self) -> tuple[Reading, ...]:
         """Every way to read maps, the first of each setting first. Raises SettingsError."""
-        ways = product(self.memory_weights, self.smoothings)
-        return tuple(Reading(map_memory_weight=weight, map_smoothing=side) for weight, side in ways)
+        ways, relative = product(self.memory_weights, self.smoothings), self.relatives[0]
+        return tuple(
+            Reading(map_memory_weight=weight, map_smoothing=side, map_relative=relative) for weight, side in ways
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored with every run."""

@@ -38,14 +38,16 @@ class MlaLp:
     """A frozen CLIP with multi-level adapters, prompts, and (few-shot) a memory bank of normal tokens.
 
     network: the adapted tower. mode: how scores are made (see scoring.Mode). bank: rows of the normal support images,
-    of the branch that makes the maps. scale: what maps raw values to [0, 1]. reading: how
-    scores are read off the patches. info: how it was trained (plain values).
+    of the branch that makes the maps. relative_bank: the same of relative tokens, where the reading asks for them.
+    scale: what maps raw values to [0, 1]. reading: how scores are read off the patches. info: how it was trained
+    (plain values).
     """
 
     network: MlaNetwork
     mode: Mode = "zero-shot"
     map_branch: Literal["seg", "det"] = "seg"
     bank: MemoryBank | None = None
+    relative_bank: MemoryBank | None = None
     scale: ScoreScale = UNSCALED
     reading: Reading = PUBLISHED
     precision: Precision = "fp32"
@@ -189,11 +191,13 @@ class MlaLp:
             square(torch.stack([self.network.margin(level.float(), text) for level in levels], dim=1)).cpu().numpy()
             for levels in (branch, tokens.det)
         )
-        distances: Sequence[Float32 | None] = [None] * len(sources)
-        if self.bank is not None and self.mode != "zero-shot":
-            nearest = self.bank.distance([self.network.patches(level) for level in branch], leave_out=leave_out)
-            distances = list(square(nearest).cpu().numpy())
-        return [RawScores(*row) for row in zip(margins, det, distances, geometries, sources, strict=True)]
+        distances: list[Sequence[Float32 | None]] = [[None] * len(sources), [None] * len(sources)]
+        patches = [self.network.patches(level) for level in branch]
+        for kind, bank in enumerate((self.bank, self.relative_bank)):
+            if bank is not None and self.mode != "zero-shot":
+                distances[kind] = list(square(bank.distance(patches, leave_out=leave_out)).cpu().numpy())
+        rows = zip(margins, det, distances[0], geometries, sources, distances[1], strict=True)
+        return [RawScores(*row) for row in rows]
 
     @torch.no_grad()
     def tokens(self, arrays: Tensor) -> Tokens:
@@ -245,23 +249,31 @@ class MlaLp:
     def with_support_arrays(self, arrays: Tensor, abnormal: Tensor | None = None, *, scale: bool = True) -> MlaLp:
         """The same from prepared arrays (k, 3, S, S); scale=False leaves the score scale as it is."""
         mode: Mode = "segmentation" if self.map_branch == "seg" else "detection"
-        bank = self.build_bank(arrays)
-        bound = replace(self, bank=bank, mode=mode)
+        bound = replace(self.with_banks(*self._variants(arrays)), mode=mode)
         return bound.with_scale_from(bound.support_raws(arrays, abnormal), "support") if scale else bound
 
-    @torch.no_grad()
-    def build_bank(self, arrays: Tensor) -> MemoryBank:
-        """Rows of the eleven variants of each support image: 11 k images, owner = i modulo k."""
-        owner = torch.arange(len(arrays)).repeat(VARIANTS)
+    def _variants(self, arrays: Tensor) -> tuple[Iterable[Tokens], Tensor]:
+        """Adapter features of the eleven variants of each support image: 11 k images, owner = i modulo k."""
         batches = track(torch.split(augment(arrays), self.batch_size), "Memory bank", unit="batches")
-        return self.bank_from((self.tokens(batch) for batch in batches), owner)
+        return (self.tokens(batch) for batch in batches), torch.arange(len(arrays)).repeat(VARIANTS)
 
-    def bank_from(self, batches: Iterable[Tokens], owner: Tensor) -> MemoryBank:
-        """Rows of the branch that makes the maps, from batches of adapter features."""
+    @torch.no_grad()
+    def with_banks(self, batches: Iterable[Tokens], owner: Tensor, memories: frozenset[bool] | None = None) -> MlaLp:
+        """The same detector with banks of the branch that makes the maps, from batches of adapter features.
+
+        owner: (images,) support index. memories: which banks (see Reading.memories), default those of the reading.
+        """
+        wanted = self.reading.memories if memories is None else memories
         parts = [tokens.seg if self.map_branch == "seg" else tokens.det for tokens in batches]
         levels = [torch.cat([part[i] for part in parts]) for i in range(len(self.settings.levels))]
         kept, prefix = self.settings.class_token_in_bank, self.network.clip.prefix_tokens
-        return MemoryBank.build(levels, owner.to(self.device), class_token=kept, prefix=prefix)
+        banks = {
+            relative: MemoryBank.build(
+                levels, owner.to(self.device), class_token=kept, prefix=prefix, relative=relative
+            )
+            for relative in sorted(wanted)
+        }
+        return replace(self, bank=banks.get(False), relative_bank=banks.get(True))
 
     def support_raws(self, normal: Tensor, abnormal: Tensor | None = None) -> list[RawScores]:
         """Raw scores that set the scale where there is nothing but the support, prepared arrays (k, 3, S, S).
@@ -290,17 +302,19 @@ class MlaLp:
             tokens = self.tokens(arrays[i : i + 1])
             left = None if alone else i
             out += self.raw_from_tokens(tokens, [self._whole], [f"support {i}"], text, leave_out=left)
-            if alone and out[0].distance is not None:
-                out = [replace(out[0], distance=self._distance_within(tokens))]
+            if alone:
+                out = [self._within(out[0], tokens)]
         return out
 
-    def _distance_within(self, tokens: Tokens) -> Float32:
-        """The distance (g, g) of one image that only itself is remembered of."""
-        branch = tokens.seg if self.map_branch == "seg" else tokens.det
-        grid = self.clip.grid
-        found = distance_within([self.network.patches(level) for level in branch], grid, max(grid) // 8)
-        values: Float32 = square(found).cpu().numpy()[0]
-        return values
+    def _within(self, raw: RawScores, tokens: Tokens) -> RawScores:
+        """With the distances (g, g) of one image that only itself is remembered of."""
+        patches = [self.network.patches(level) for level in (tokens.seg if self.map_branch == "seg" else tokens.det)]
+        grid, changes = self.clip.grid, {}
+        for name, relative in (("distance", False), ("relative", True)):
+            if getattr(raw, name) is not None:
+                found = distance_within(patches, grid, max(grid) // 8, relative=relative)
+                changes[name] = square(found).cpu().numpy()[0]
+        return replace(raw, **changes)
 
     @property
     def _whole(self) -> Geometry:

@@ -14,11 +14,13 @@ class Reading:
     """How image scores and maps are read off margins and distances; the defaults are the published way.
 
     memory_weight: share of the memory part in image scores, in [0, 1]. image_share: share of an image, most abnormal
-    first, that the scores of sets without masks average (a small lesion hardly moves the mean of all). smoothing: side,
-    in patches, of the square that is averaged first (one odd patch can be chance, odd neighbours seldom are).
-    map_share: share of the map that the scores of sets with masks average, 0 for its maximum alone. map_memory_weight
-    and map_smoothing: the same as without "map", for the maps that are shown: what finds the image need not be what
-    finds its pixels. Raises SettingsError for values out of range.
+    first, that the scores of sets without masks average (a small lesion hardly moves the mean of all). relative:
+    whether the memory compares patches by how they differ from the rest of their image (see memory.relative_tokens),
+    in place of by themselves: for images that differ more among each other, as by stain, than by disease. smoothing:
+    side, in patches, of the square that is averaged first (one odd patch can be chance, odd neighbours seldom are).
+    map_share: share of the map that the scores of sets with masks average, 0 for its maximum alone. map_memory_weight,
+    map_relative and map_smoothing: the same as without "map", for the maps that are shown: what finds the image need
+    not be what finds its pixels. Raises SettingsError for values out of range.
     """
 
     memory_weight: float = 0.5
@@ -27,6 +29,8 @@ class Reading:
     map_share: float = 0.0
     map_memory_weight: float = 0.5
     map_smoothing: int = 1
+    relative: bool = False
+    map_relative: bool = False
 
     def __post_init__(self) -> None:
         for name in ("memory_weight", "map_memory_weight", "map_share"):
@@ -41,12 +45,29 @@ class Reading:
 
     def with_maps_of(self, other: Reading) -> Reading:
         """The scores of this reading, the maps of the other."""
-        return replace(self, map_memory_weight=other.map_memory_weight, map_smoothing=other.map_smoothing)
+        return replace(
+            self,
+            map_memory_weight=other.map_memory_weight,
+            map_smoothing=other.map_smoothing,
+            map_relative=other.map_relative,
+        )
 
     @property
     def alike(self) -> Reading:
         """The scores of this reading, and maps read in the same way."""
-        return replace(self, map_memory_weight=self.memory_weight, map_smoothing=self.smoothing)
+        return replace(
+            self, map_memory_weight=self.memory_weight, map_smoothing=self.smoothing, map_relative=self.relative
+        )
+
+    @property
+    def one_map(self) -> bool:
+        """Whether scores are read off the map that is shown, up to the weight of the memory."""
+        return (self.smoothing, self.relative) == (self.map_smoothing, self.map_relative)
+
+    @property
+    def memories(self) -> frozenset[bool]:
+        """Which memories it asks: of tokens themselves (False), of relative tokens (True)."""
+        return frozenset((self.relative, self.map_relative))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored with a checkpoint."""
@@ -57,7 +78,10 @@ class Reading:
         """Read what `to_json` wrote; raises WeightsError on anything else."""
         names = [field.name for field in fields(cls)]
         try:
-            read: dict[str, Any] = {n: int(values[n]) if "smoothing" in n else float(values[n]) for n in names}
+            read: dict[str, Any] = {
+                n: bool(values[n]) if "relative" in n else int(values[n]) if "smoothing" in n else float(values[n])
+                for n in names
+            }
             return cls(**read)
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"expected the values {', '.join(names)} of a reading, got {values}.") from error

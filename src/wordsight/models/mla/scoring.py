@@ -40,7 +40,8 @@ class RawScores:
     """Everything about one image that its scores need, before anything is read off it; a few kilobytes.
 
     margins, det: (L, g, g) patch margins of the map branch and of the det branch; distance: (g, g) summed
-    nearest-neighbour distance of the map branch, None without memory bank; geometry and source: of the image.
+    nearest-neighbour distance of the map branch, None without memory bank; geometry and source: of the image;
+    relative: (g, g) the same distance of relative tokens, None without a bank of them.
     """
 
     margins: Float32
@@ -48,6 +49,13 @@ class RawScores:
     distance: Float32 | None
     geometry: Geometry
     source: str
+    relative: Float32 | None = None
+
+
+def _distances(raws: Sequence[RawScores], relative: bool) -> list[Float32]:
+    """The distances that a reading goes by; empty without memory bank."""
+    found = [raw.relative if relative else raw.distance for raw in raws]
+    return [distance for distance in found if distance is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +66,11 @@ class RawMaps:
     few: Float32 | None
 
 
-def raw_maps(raws: Sequence[RawScores], size: int, smoothing: int = 1) -> RawMaps:
+def raw_maps(raws: Sequence[RawScores], size: int, smoothing: int = 1, relative: bool = False) -> RawMaps:
     """Margins (then sigmoid) and distances at size x size, bilinear with aligned corners, summed over levels."""
     margins = smooth(torch.from_numpy(np.stack([raw.margins for raw in raws])), smoothing)
     zero = upsample(margins, size).sigmoid().sum(dim=1).numpy()
-    distances = [raw.distance for raw in raws if raw.distance is not None]
+    distances = _distances(raws, relative)
     if not distances:
         return RawMaps(zero, None)
     grids = smooth(torch.from_numpy(np.stack(distances))[:, None], smoothing)
@@ -78,7 +86,7 @@ def text_scores(raws: Sequence[RawScores], reading: Reading = PUBLISHED) -> Floa
 
 def memory_scores(raws: Sequence[RawScores], size: int, reading: Reading = PUBLISHED) -> Float64 | None:
     """Mean of the distance interpolated to size x size, (N,); None without memory bank."""
-    grids = [raw.distance for raw in raws if raw.distance is not None]
+    grids = _distances(raws, reading.relative)
     if not grids:
         return None
     smoothed = smooth(torch.from_numpy(np.stack(grids))[:, None], reading.smoothing)
@@ -116,8 +124,8 @@ class ScoreScale:
             raise MetricError("expected at least one image to set the score scale, got none.")
         text = text_scores(raws, reading)
         memory = [float(score[0]) for raw in raws if (score := memory_scores([raw], size, reading)) is not None]
-        maps = map_ranges(raws, size, reading.map_smoothing)
-        peaks = maps if reading.smoothing == reading.map_smoothing else map_ranges(raws, size, reading.smoothing)
+        maps = map_ranges(raws, size, reading.map_smoothing, reading.map_relative)
+        peaks = maps if reading.one_map else map_ranges(raws, size, reading.smoothing, reading.relative)
         scores = (float(text.min()), float(text.max()))
         return cls(scores, (min(memory), max(memory)) if memory else None, *maps, *peaks, origin)
 
@@ -140,12 +148,14 @@ class ScoreScale:
 _RANGES = tuple(field.name for field in fields(ScoreScale) if field.name != "origin")
 
 
-def map_ranges(raws: Sequence[RawScores], size: int, smoothing: int) -> tuple[Range, Range | None]:
+def map_ranges(
+    raws: Sequence[RawScores], size: int, smoothing: int, relative: bool = False
+) -> tuple[Range, Range | None]:
     """Minimum and maximum of both parts of the maps, one image at a time: the maps of a whole set need not fit."""
     zero: list[float] = []
     few: list[float] = []
     for raw in raws:
-        maps = raw_maps([raw], size, smoothing)
+        maps = raw_maps([raw], size, smoothing, relative)
         zero += [float(maps.zero.min()), float(maps.zero.max())]
         few += [] if maps.few is None else [float(maps.few.min()), float(maps.few.max())]
     return (min(zero), max(zero)), (min(few), max(few)) if few else None
@@ -175,9 +185,9 @@ def fused_maps(
 ) -> Float32:
     """The maps that are shown, (N, size, size), scaled by `scale`, which was fitted for the same reading.
 
-    maps: `raw_maps` of the reading's map_smoothing, where they are known already.
+    maps: `raw_maps` of the reading's map_smoothing and map_relative, where they are known already.
     """
-    maps = maps or raw_maps(raws, size, reading.map_smoothing)
+    maps = maps or raw_maps(raws, size, reading.map_smoothing, reading.map_relative)
     return _fused(maps, reading.map_memory_weight, scale.map_text, scale.map_memory)
 
 
@@ -192,11 +202,11 @@ def image_scores(
 ) -> Float32:
     """Image scores (N,), scaled by `scale`, which was fitted for the same reading.
 
-    maps: `raw_maps` of the reading's smoothing, where they are known already.
+    maps: `raw_maps` of the reading's smoothing and relative, where they are known already.
     """
     weight = reading.memory_weight
     if mode == "segmentation":
-        maps = maps or raw_maps(raws, size, reading.smoothing)
+        maps = maps or raw_maps(raws, size, reading.smoothing, reading.relative)
         peaks = torch.from_numpy(_fused(maps, weight, scale.peak_text, scale.peak_memory)).flatten(1)
         return (top_mean(peaks, reading.map_share) if reading.map_share else peaks.amax(dim=1)).numpy()
     scores = _scaled(text_scores(raws, reading), scale.text)
@@ -210,6 +220,6 @@ def combine(
     raws: Sequence[RawScores], scale: ScoreScale, mode: Mode, size: int, reading: Reading = PUBLISHED
 ) -> tuple[Float32, Float32]:
     """Scores (N,) and fused maps (N, size, size), both scaled by `scale`, which was fitted for the same reading."""
-    maps = raw_maps(raws, size, reading.map_smoothing)
-    alike = maps if reading.smoothing == reading.map_smoothing else None
+    maps = raw_maps(raws, size, reading.map_smoothing, reading.map_relative)
+    alike = maps if reading.one_map else None
     return image_scores(raws, scale, mode, size, reading, maps=alike), fused_maps(raws, scale, size, reading, maps=maps)

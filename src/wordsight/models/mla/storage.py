@@ -25,16 +25,16 @@ from wordsight.models.mla.weights import AdapterWeights, read_safetensors, write
 from wordsight.models.tensor_files import account_for
 
 FORMAT = 1
-DETECTOR, ADAPTERS, BANK = "detector.json", "adapters.safetensors", "bank.safetensors"
+DETECTOR, ADAPTERS = "detector.json", "adapters.safetensors"
+BANK, RELATIVE_BANK = "bank.safetensors", "relative-bank.safetensors"
 
 
 def save_detector(detector: MlaLp, folder: Path) -> None:
     """Write a detector into a folder; `detector.json` comes last, so a folder that has it is complete."""
     write_safetensors(folder / ADAPTERS, adapter_weights(detector), {"settings": detector.settings.to_json()})
-    if detector.bank is not None:
-        bank = {f"rows.{i}": rows.cpu().contiguous() for i, rows in enumerate(detector.bank.rows)}
-        with atomic_path(folder / BANK) as path:
-            save_file({**bank, "owner": detector.bank.owner.cpu()}, path)
+    for name, bank in ((BANK, detector.bank), (RELATIVE_BANK, detector.relative_bank)):
+        if bank is not None:
+            _save_bank(bank, folder / name)
     clip = detector.clip
     write_json(
         folder / DETECTOR,
@@ -46,6 +46,7 @@ def save_detector(detector: MlaLp, folder: Path) -> None:
             "mode": detector.mode,
             "map_branch": detector.map_branch,
             "bank": detector.bank is not None,
+            "relative_bank": detector.relative_bank is not None,
             "scale": detector.scale.to_json(),
             "reading": detector.reading.to_json(),
             "precision": detector.precision,
@@ -86,6 +87,17 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: expected a safetensors file, got one that cannot be read ({error}).") from error
 
 
+def _save_bank(bank: MemoryBank, path: Path) -> None:
+    rows = {f"rows.{i}": level.cpu().contiguous() for i, level in enumerate(bank.rows)}
+    with atomic_path(path) as temporary:
+        save_file({**rows, "owner": bank.owner.cpu()}, temporary)
+
+
+def _load_bank(path: Path, levels: int, *, relative: bool = False) -> MemoryBank:
+    stored = _tensors(path)
+    return MemoryBank(tuple(stored[f"rows.{i}"] for i in range(levels)), stored["owner"], relative)
+
+
 def load_detector(folder: Path, *, weights: str | Path | None, device: str | torch.device) -> MlaLp:
     """Rebuild a detector; the backbone is found by its architecture and file, and checked by its hash.
 
@@ -108,15 +120,16 @@ def load_detector(folder: Path, *, weights: str | Path | None, device: str | tor
         )
     network = MlaNetwork(clip, settings)
     fill_network(network, read_safetensors(folder / ADAPTERS)[0], folder / ADAPTERS)
-    bank = None
-    if values["bank"]:
-        stored = _tensors(folder / BANK)
-        bank = MemoryBank(tuple(stored[f"rows.{i}"] for i in range(len(settings.levels))), stored["owner"]).to(device)
+    levels = len(settings.levels)
+    bank = _load_bank(folder / BANK, levels).to(device) if values["bank"] else None
+    relative = values.get("relative_bank", False)
+    relative_bank = _load_bank(folder / RELATIVE_BANK, levels, relative=True).to(device) if relative else None
     return MlaLp(
         network.eval().to_device(device),
         mode=values["mode"],
         map_branch=values["map_branch"],
         bank=bank,
+        relative_bank=relative_bank,
         scale=ScoreScale.from_json(values["scale"]),
         reading=Reading.from_json(values["reading"]),
         precision=values["precision"],
