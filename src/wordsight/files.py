@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        handle, name = _temporary(target)
     except OSError as error:
         raise DataError(f"{target}: cannot write here ({error.strerror}). Choose another output path.") from error
     os.close(handle)
@@ -37,6 +37,16 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(target: Path) -> tuple[int, str]:
+    """An open temporary file beside the target; the folder is made when missing."""
+    make = partial(tempfile.mkstemp, prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    try:
+        return make()
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return make()
 
 
 def write_text(target: str | Path, text: str) -> None:

