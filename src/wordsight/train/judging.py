@@ -10,7 +10,20 @@ import numpy as np
 from wordsight.errors import DataError
 from wordsight.metrics import auroc, pixel_auroc
 from wordsight.models.mla.reading import Reading
-from wordsight.models.mla.scoring import Mode, RawMaps, RawScores, ScoreScale, fused_maps, image_scores, raw_maps
+from wordsight.models.mla.scoring import (
+    UNSCALED,
+    Float64,
+    Mode,
+    RawMaps,
+    RawScores,
+    ScoreScale,
+    fused_maps,
+    image_scores,
+    memory_scores,
+    raw_maps,
+    text_scores,
+    weighed,
+)
 from wordsight.train.samples import Samples
 from wordsight.types import Float32
 
@@ -52,6 +65,7 @@ class _Known:
     def __init__(self, raws: Sequence[RawScores], size: int, mode: Mode) -> None:
         self._raws, self._size, self._mode = raws, size, mode
         self._scales: dict[Reading, ScoreScale] = {}
+        self._parts: dict[Reading, tuple[Float64, Float64 | None]] = {}
         self._blocks = [slice(start, start + BLOCK) for start in range(0, len(raws), BLOCK)]
 
     def scale(self, reading: Reading) -> ScoreScale:
@@ -61,6 +75,23 @@ class _Known:
             self._scales[same] = ScoreScale.fit(self._raws, self._size, "judge", same)
         return self._scales[same]
 
+    def scores(self, reading: Reading) -> Float32:
+        """Image scores (N,) of a mode that looks at no map, on the ranges of these very images."""
+        text, memory = self._text_and_memory(reading)
+        scale = replace(UNSCALED, text=_range(text), memory=None if memory is None else _range(memory))
+        return weighed(text, memory, scale, reading.memory_weight)
+
+    def _text_and_memory(self, reading: Reading) -> tuple[Float64, Float64 | None]:
+        """Both parts of image scores, block by block; they depend on no weight."""
+        same = Reading(image_share=reading.image_share, smoothing=reading.smoothing, relative=reading.relative)
+        if same not in self._parts:
+            blocks = [self._raws[block] for block in self._blocks]
+            text = np.concatenate([text_scores(raws, same) for raws in blocks])
+            found = [memory_scores(raws, self._size, same) for raws in blocks] if self._mode == "detection" else []
+            memory = [part for part in found if part is not None]
+            self._parts[same] = text, np.concatenate(memory) if memory else None
+        return self._parts[same]
+
     def read(
         self, kind: tuple[int, bool], ways: Sequence[tuple[int, Reading]], images: Sequence[Float32], *, keep: bool
     ) -> list[RawMaps]:
@@ -68,13 +99,17 @@ class _Known:
 
         kind: over what side the maps are smoothed, and whether their memory is of relative tokens.
         """
-        kept = []
-        for block in self._blocks:
-            raws = self._raws[block]
-            maps = raw_maps(raws, self._size, *kind) if keep or self._mode == "segmentation" else None
+        peaks = self._mode == "segmentation"
+        if not peaks:
             for i, reading in ways:
+                images[i][:] = self.scores(reading)
+        kept = []
+        for block in self._blocks if keep or peaks else ():
+            raws = self._raws[block]
+            maps = raw_maps(raws, self._size, *kind)
+            for i, reading in ways if peaks else ():
                 images[i][block] = image_scores(raws, self.scale(reading), self._mode, self._size, reading, maps=maps)
-            if keep and maps is not None:
+            if keep:
                 kept.append(maps)
         return kept
 
@@ -84,6 +119,10 @@ class _Known:
         for block, maps in zip(self._blocks, kept, strict=True):
             out[block] = fused_maps(self._raws[block], self.scale(reading), self._size, reading, maps=maps)
         return out
+
+
+def _range(values: Float64) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
 
 
 def _image_result(samples: Samples, scores: Float32) -> float:

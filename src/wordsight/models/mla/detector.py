@@ -20,7 +20,7 @@ from wordsight.models.mla.loss import square
 from wordsight.models.mla.memory import MemoryBank, distance_within
 from wordsight.models.mla.model import MlaNetwork, Tokens
 from wordsight.models.mla.reading import PUBLISHED, Reading
-from wordsight.models.mla.scoring import Mode, RawScores, ScoreScale, combine
+from wordsight.models.mla.scoring import UNSCALED, Mode, RawScores, ScoreScale, combine
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.precision import Precision, autocast
 from wordsight.progress import track
@@ -28,9 +28,6 @@ from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind
 
 if TYPE_CHECKING:
     from wordsight.data import SupportSet
-
-_UNIT = (0.0, 1.0)
-UNSCALED = ScoreScale(_UNIT, _UNIT, _UNIT, _UNIT, _UNIT, _UNIT, "none")
 
 
 @dataclass(frozen=True, eq=False)

@@ -145,6 +145,9 @@ class ScoreScale:
             raise WeightsError(f"expected a score scale with {', '.join(_RANGES)}, got {values}.") from error
 
 
+_UNIT = (0.0, 1.0)
+UNSCALED = ScoreScale(_UNIT, _UNIT, _UNIT, _UNIT, _UNIT, _UNIT, "none")
+"""Every range [0, 1]: values stay as they are."""
 _RANGES = tuple(field.name for field in fields(ScoreScale) if field.name != "origin")
 
 
@@ -209,9 +212,14 @@ def image_scores(
         maps = maps or raw_maps(raws, size, reading.smoothing, reading.relative)
         peaks = torch.from_numpy(_fused(maps, weight, scale.peak_text, scale.peak_memory)).flatten(1)
         return (top_mean(peaks, reading.map_share) if reading.map_share else peaks.amax(dim=1)).numpy()
-    scores = _scaled(text_scores(raws, reading), scale.text)
-    memory = memory_scores(raws, size, reading)
-    if mode == "detection" and memory is not None and scale.memory is not None:
+    memory = memory_scores(raws, size, reading) if mode == "detection" else None
+    return weighed(text_scores(raws, reading), memory, scale, weight)
+
+
+def weighed(text: Float64, memory: Float64 | None, scale: ScoreScale, weight: float) -> Float32:
+    """Both parts of image scores (N,) on their scales, weighted; text alone without memory."""
+    scores = _scaled(text, scale.text)
+    if memory is not None and scale.memory is not None:
         scores = (1 - weight) * scores + weight * _scaled(memory, scale.memory)
     return np.asarray(scores, dtype=np.float32)
 
