@@ -137,6 +137,17 @@ def test_selection_in_blocks_gives_the_numbers_of_all_at_once(
         assert len(set(found[4][1])) == len(maps), "ways that differ give different results"
 
 
+def test_standard_error_of_an_auroc_is_that_of_many_draws() -> None:
+    from wordsight.metrics import auroc
+
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [20, 12])
+    for shift in (0.0, 0.7, 1.6):
+        values = [auroc(labels, rng.exponential(1, 32) * np.exp(shift * labels)) for _ in range(3000)]
+        assert judging.standard_error(float(np.mean(values)), 20, 12) == pytest.approx(np.std(values), rel=0.06)
+    assert judging.standard_error(1.0, 20, 12) == 0
+
+
 def test_bank_and_reading_decide_predictions(data: Path) -> None:  # noqa: F811
     support, _, _ = support_of(data, "Brain")
     images = [read_image(record.path) for record in support.normal]

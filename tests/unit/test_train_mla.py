@@ -223,6 +223,24 @@ def test_a_memory_of_relative_tokens_can_be_chosen_and_only_what_is_chosen_is_ke
     assert raw.relative is not None
 
 
+@pytest.mark.parametrize(("margin", "expected"), [(0.0, 3), (1.0, 2), (9.0, 1)])
+def test_a_later_epoch_must_be_better_beyond_the_standard_error(
+    data: Path, monkeypatch: pytest.MonkeyPatch, margin: float, expected: int
+) -> None:
+    """0.60, 0.95, 0.96 on 2 + 2 images; the error of 0.60 is about 0.29, that of 0.95 about 0.13."""
+    found = iter((0.60, 0.95, 0.96))
+
+    def scripted(*args: Any) -> tuple[list[float], list[float]]:
+        return [next(found)] * len(args[4]), []
+
+    monkeypatch.setattr("wordsight.train.run.judged", scripted)
+    support, held, _ = support_of(data, "Chest")
+    held = [record for label in (0, 1) for record in [r for r in held if r.label == label][:2]]
+    assert len(held) == 4
+    trained = fit_few(detector(), support, training=replace(QUICK, epochs=3, margin=margin), selection=held)
+    assert trained.info["epoch"] == expected
+
+
 def sources_of(data: Path) -> dict[str, tuple[list[Any], list[Any]]]:
     return {n: (benchmark_records(data, n, "test"), benchmark_records(data, n, "valid")) for n in ("Liver", "Chest")}
 

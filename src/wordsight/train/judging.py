@@ -59,6 +59,13 @@ def judged(
     return [_image_result(samples, values) for values in images], pixels
 
 
+def standard_error(value: float, normal: int, abnormal: int) -> float:
+    """Of an AUROC from so many images of either class (Hanley and McNeil, Radiology 1982, equation 2); 0 at 0 and 1."""
+    both_abnormal, both_normal = value / (2 - value), 2 * value**2 / (1 + value)
+    spread = (abnormal - 1) * (both_abnormal - value**2) + (normal - 1) * (both_normal - value**2)
+    return float(np.sqrt(max(value * (1 - value) + spread, 0) / (normal * abnormal)))
+
+
 class _Known:
     """The images that judge, their ranges for each way of reading, and their maps block by block."""
 

@@ -31,7 +31,8 @@ def recipe(
     "published": the papers' own, selection on the test set included. "corrected": the published training of the
     corrected network, with an honest selection. "default": corrected, with larger batches and learning rates, so that
     it is several times faster, an image-level loss on the most abnormal tenth of the patches, and the way scores are
-    read (weight of the memory and what it compares, share of the image, smoothing) chosen with the epoch.
+    read (weight of the memory and what it compares, share of the image, smoothing) chosen with the epoch, which must
+    be better beyond its standard error.
     target: the set, for the object that MVFA's sentences name. The levels are those of a tower of 24 blocks; who knows
     the tower puts them at its quarters. `architecture` has no influence so far.
     Raises SettingsError for unknown names and negative shots.
@@ -65,5 +66,6 @@ def recipe(
         map_shares=MAP_SHARES if shots else MAP_SHARES[:1],
         smoothings=SMOOTHINGS,
         relatives=RELATIVES if shots else RELATIVES[:1],
+        margin=1.0 if shots else 0.0,
     )
     return replace(settings.corrected(), image_share=IMAGE_SHARES[0]), faster

@@ -19,7 +19,7 @@ from wordsight.models.mla.scoring import Mode, RawScores
 from wordsight.models.tensor_files import hash_tensors
 from wordsight.progress import progress, track
 from wordsight.train.engine import load_state, make_fabric, save_state, train
-from wordsight.train.judging import judged
+from wordsight.train.judging import judged, standard_error
 from wordsight.train.samples import Samples, StemCache, SupportArrays
 from wordsight.train.settings import MlaTraining
 from wordsight.train.store import TensorStore
@@ -166,7 +166,7 @@ class Run:
         """Score the present weights on the judge and keep them if they are the best.
 
         epoch: the last one that was trained (the first is 0), -1 for none. A tie goes to the later ones in zero-shot
-        runs and to the earlier ones in few-shot runs, as published.
+        runs and to the earlier ones in few-shot runs, as published; see MlaTraining.margin.
         """
         if self.training.protocol == "last" or not self.judge:
             return
@@ -187,9 +187,18 @@ class Run:
         score = float(images.max() + (pixels.max() if maps else 0))
         self.history.append({"epoch": epoch + 1, "round": index, "selection": score, **reading.to_json()})
         ties = self.support is None
-        if self.best is None or score > self.best.score or (ties and score == self.best.score):
+        bar = -np.inf if self.best is None else self.best.score + (0 if maps else self._margin(self.best.score))
+        if score > bar or (ties and score == bar):
             weights = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
             self.best = _Best(score, epoch + 1, reading, weights)
+
+    def _margin(self, score: float) -> float:
+        """By how much a later epoch must beat a score of images alone."""
+        if not self.training.margin:
+            return 0.0
+        labels = torch.cat([cache.samples.labels for cache in self.judge])
+        abnormal = int((labels > 0.5).sum())
+        return self.training.margin * standard_error(score, len(labels) - abnormal, abnormal)
 
     @property
     def score_readings(self) -> tuple[Reading, ...]:

@@ -27,9 +27,11 @@ class MlaTraining:
     reading.Reading) to choose from by the same selection, the first of each where nothing is selected (published: 0.5,
     1.0, 0, 1 and False alone); scores are judged by image AUROC, maps by pixel AUROC, each on its own. relatives are
     chosen from for sets without masks; with masks the first counts, since what the highest values of a map find differs
-    from its own surroundings anyway. mask_rule:
-    "any" grey level above zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or
-    fp16; device; cache_gb: memory for frozen activations, in GiB; cache_disk_gb: the same in a temporary file, which
+    from its own surroundings anyway. margin: by how many standard errors of the best image AUROC so far a later epoch
+    must beat it, where no masks steady the choice (Breiman et al., Classification and Regression Trees, 1984, section
+    3.4.3: among those within one standard error take the simplest; published: 0). mask_rule: "any" grey level above
+    zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or fp16; device; cache_gb:
+    memory for frozen activations, in GiB; cache_disk_gb: the same in a temporary file, which
     takes what the memory does not (at most half of the disk's free space).
     """
 
@@ -46,6 +48,7 @@ class MlaTraining:
     map_shares: tuple[float, ...] = (0.0,)
     smoothings: tuple[int, ...] = (1,)
     relatives: tuple[bool, ...] = (False,)
+    margin: float = 0.0
     mask_rule: Literal["any", "half"] = "any"
     seed: int = 111
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -59,6 +62,8 @@ class MlaTraining:
                 f"expected epochs >= 0, batch_size >= 1 and evaluate_every >= 1, got {self.epochs}, "
                 f"{self.batch_size} and {self.evaluate_every}."
             )
+        if self.margin < 0:
+            raise SettingsError(f"margin: expected 0 standard errors or more, got {self.margin}.")
         if self.adapter_lr <= 0 or self.context_lr <= 0:
             raise SettingsError(f"expected learning rates > 0, got {self.adapter_lr} and {self.context_lr}.")
         if self.cache_gb < 0 or self.cache_disk_gb < 0:
