@@ -62,7 +62,7 @@ def test_images_are_asked_in_the_way_that_multiplies_less(sentences: int, rememb
     """17 tokens, width 32, 4 heads: keys and values 34,816 + 1,088 per sentence; without them 6,400 per sentence."""
     fusion = make_carzero().fusion_module
     tokens = ImageTokens(fusion, noise(1, TOKENS, WIDTH), sentences)
-    assert (tokens._memory is not None) == remembered
+    assert tokens.remembered == remembered
 
 
 def test_texts_are_folded_once_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
