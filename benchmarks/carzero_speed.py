@@ -146,7 +146,7 @@ class Work:
 
         def call() -> Tensor:
             parts = [
-                published_scores(self.network, self.network.encode_images(image), text)
+                published_scores(self.network, self.network.img_encoder.model.forward_features(image), text)
                 for image in torch.split(self.images[:images], 1)
             ]
             return torch.cat(parts)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from wordsight.models.carzero.fusion import DecoderLayer, SimilarityFusion
 from wordsight.models.carzero.model import CarZeroNetwork, PairLogits
 from wordsight.models.carzero.text_encoder import TextFeatures
-from wordsight.models.carzero.workspace import Workspace
+from wordsight.models.carzero.workspace import Workspace, Workspaces
 
 GROUP = 32
 PAIRS = 2048
@@ -93,7 +93,7 @@ class AskedTexts:
         self._place = order.argsort()
         self._text = TextFeatures(text.sentence[order], text.words[order], text.count[order], text.length)
         self._left = budget
-        self._idle: list[Workspace] = []
+        self._spaces = Workspaces(fixed=True)
         self._kept: dict[tuple[int, int, int, torch.dtype], FoldedLayer] = {}
 
     def __len__(self) -> int:
@@ -105,16 +105,12 @@ class AskedTexts:
 
         chunk: the most texts at a time, which with the images at a time bounds the memory of what is computed per pair.
         """
-        try:
-            work = self._idle.pop()
-        except IndexError:  # the first call, or one beside another in a second thread
-            work = Workspace()
-        images = _at_a_time(image, min(chunk, len(self)))
-        asked = [self._ask(part, work, maps, chunk) for part in torch.split(image, images)]
-        step = min(chunk, max(GROUP, _at_a_time(image, len(image)) // GROUP * GROUP))
-        starts = range(0, len(self), step)
-        t2i = [self._asked(image[:, 0], slice(start, min(start + step, len(self))), work) for start in starts]
-        self._idle.append(work)
+        with self._spaces.one() as work:
+            images = _at_a_time(image, min(chunk, len(self)))
+            asked = [self._ask(part, work, maps, chunk) for part in torch.split(image, images)]
+            step = min(chunk, max(GROUP, _at_a_time(image, len(image)) // GROUP * GROUP))
+            starts = range(0, len(self), step)
+            t2i = [self._asked(image[:, 0], slice(start, min(start + step, len(self))), work) for start in starts]
         i2t = torch.cat([logits for logits, _ in asked])
         pairs = PairLogits(i2t[:, self._place], torch.cat(t2i)[self._place])
         weights = [attention for _, attention in asked if attention is not None]
