@@ -2,11 +2,12 @@
 
     python benchmarks/carzero_files.py [--quick] [--json numbers.json]
 
-First: radiograph-like files of 1024 pixels (8-bit PNG, 16-bit DICOM) drawn here, read and prepared for CARZero by this
-process, by 1 and by 2 others, in images per second, beside the full-size ViT-B/16 with all threads; reading must be the
-faster. Then: `wordsight predict` with a small network over 5,000 small PNG files, in a process of its own, with its
-resident memory after 1,000 and after 5,000 images. torch is imported in functions, since processes that read import
-this file.
+First: radiograph-like files of 1024 pixels (8-bit PNG, 16-bit DICOM) drawn here, in images per second: reading and
+preparing alone (by this process, by 1 and by 2 others), the full-size ViT-B/16 alone with all threads, and both as
+`wordsight predict` combines them: 2 processes read while the network works. What counts there is how long the network
+waits for images. Then: `wordsight predict` with a small network over 5,000 small PNG files, in a process of its own,
+with its resident memory after every 1,000. torch is imported in functions, since processes that read
+import this file.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from wordsight.study import PredictOptions, predict_study
 from wordsight.study import predict as work
 from wordsight.study.options import AskOptions
 
-source, out, model, workers, threads = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
+source, out, model, device, threads = *sys.argv[1:5], int(sys.argv[5])
 
 def resident():
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
@@ -44,7 +45,7 @@ def resident():
 
 def watched(*arguments, **options):
     for count, image in enumerate(reading.read_records(*arguments, **options), 1):
-        if count in (1000, 5000) or count == {count} // 5:
+        if count % ({count} // 5) == 0:
             print(json.dumps({{"images": count, "mib": resident()}}), flush=True)
         yield image
 
@@ -55,11 +56,11 @@ if __name__ == "__main__":
     predict_study(
         PredictOptions(
             model="carzero", weights=Path(model) / "small.safetensors", source=Path(source), out=Path(out),
-            device="cpu", workers=workers, maps=False, heatmaps=False, eval_batch=32,
+            device=device, workers=2, maps=False, heatmaps=False, eval_batch=32,
             ask=AskOptions(text=model, prompts="edema, mass", cache=Path(model)),
         )
     )
-    print(json.dumps({{"images": {count}, "mib": resident()}}), flush=True)
+    print(json.dumps({{"images": "written", "mib": resident()}}), flush=True)
 """
 
 
@@ -108,45 +109,83 @@ def reading_speed(records: list[Record], workers: int) -> float:
     return (len(records) - first) / (time.perf_counter() - start)
 
 
-def _prepared(image: Image | str) -> None:
+def _prepared(image: Image | str) -> np.ndarray[Any, Any]:
     if isinstance(image, str):
         sys.exit(image)
-    prepare(image, CARZERO_INPUT)
+    return prepare(image, CARZERO_INPUT)[0]
 
 
-def network_speed(options: argparse.Namespace) -> float:
-    """Images per second of the image encoder, batches of 8."""
-    import torch
-    from carzero_rule import prepared_images, rule_network
+class Network:
+    """The full-size image encoder with weights by rule, in batches of 8 (--quick: a small one)."""
 
-    torch.set_num_threads(options.threads)
-    network = rule_network(options.quick)
-    images = prepared_images(8, network.settings)
-    with torch.inference_mode():
-        network.encode_images(images)
+    batch = 8
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        import torch
+        from carzero_rule import prepared_images, rule_network
+
+        torch.set_num_threads(options.threads)
+        self.device = torch.device(options.device)
+        self._network = rule_network(options.quick).to(self.device)
+        self._images = prepared_images(self.batch, self._network.settings)
+
+    def encode(self, arrays: Any) -> None:
+        """One batch, until its tokens are there."""
+        import torch
+
+        with torch.inference_mode():
+            self._network.encode_images(arrays.to(self.device)).cpu()
+
+    def speed(self, repeats: int) -> float:
+        """Images per second of images that are in memory."""
+        self.encode(self._images)
         start = time.perf_counter()
-        for _ in range(options.repeats):
-            network.encode_images(images)
-    seconds = time.perf_counter() - start
-    return float(8 * options.repeats / seconds)
+        for _ in range(repeats):
+            self.encode(self._images)
+        return float(self.batch * repeats / (time.perf_counter() - start))
+
+    def speed_from_files(self, records: list[Record]) -> tuple[float, float]:
+        """Images per second from files that 2 processes read meanwhile, and the share of the time spent waiting.
+
+        Both from the second batch on: the first one waits for processes to start.
+        """
+        import torch
+
+        found = read_records(records, workers=2, ahead=self.batch)
+        waited = start = 0.0
+        for first in range(0, len(records), self.batch):
+            if first == self.batch:
+                waited, start = 0.0, time.perf_counter()
+            before = time.perf_counter()
+            images = [next(found) for _ in records[first : first + self.batch]]
+            waited += time.perf_counter() - before
+            self.encode(torch.from_numpy(np.stack([_prepared(image) for image in images])))
+        seconds = time.perf_counter() - start
+        return (len(records) - self.batch) / seconds, waited / seconds
 
 
 def speeds(folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Images per second of the network and of reading; prints the table."""
-    size, count = (64, 24) if options.quick else (1024, 48)
+    """Images per second of the network, of reading, and of both; prints the table."""
+    size, count = (64, 24) if options.quick else (1024, 40)
     rng = np.random.default_rng(0)
-    found = {"network": network_speed(options)}
+    network = Network(options)
+    found = {"network alone": network.speed(options.repeats)}
+    waits = {}
     for kind, write, top in (("PNG", write_png, 255), ("DICOM", write_dicom, 4095)):
         (folder / kind).mkdir()
         paths = [folder / kind / f"{n}.{kind.lower()}" for n in range(count)]
         for path in paths:
             write(path, picture(rng, size, top))
+        records = [Record(path) for path in paths]
         for workers in (0, 1, 2):
-            found[f"{kind}, {workers} workers"] = reading_speed([Record(path) for path in paths], workers)
-    print(f"\n| {size} x {size} pixels | images/s | of the network |\n|---|---|---|")
+            found[f"{kind} alone, {workers} workers"] = reading_speed(records, workers)
+        both = f"{kind} and network, 2 workers"
+        found[both], waits[both] = network.speed_from_files(records)
+    print(f"\n| {size} x {size} pixels | images/s | of the network | waiting for images |\n|---|---|---|---|")
     for name, value in found.items():
-        print(f"| {name} | {value:.1f} | {value / found['network']:.1f} |")
-    return found
+        wait = f"{100 * waits[name]:.1f} %" if name in waits else ""
+        print(f"| {name} | {value:.1f} | {value / found['network alone']:.2f} | {wait} |")
+    return found | {f"{name}: share of waiting": value for name, value in waits.items()}
 
 
 def small_model(folder: Path) -> None:
@@ -165,8 +204,8 @@ def small_model(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(kind), encoding="utf-8")
 
 
-def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, float]]:
-    """Resident memory of a prediction after 1,000 and 5,000 files; prints the table."""
+def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Resident memory of a prediction after every fifth of 5,000 files and at the end; prints the table."""
     count = 200 if options.quick else 5000
     source = folder / "many"
     source.mkdir()
@@ -177,9 +216,9 @@ def memory(folder: Path, options: argparse.Namespace) -> list[dict[str, float]]:
     script.write_text(WATCH.format(count=count), encoding="utf-8")
     small_model(folder / "model")
     names = [str(source), str(folder / "out"), str(folder / "model")]
-    command = [sys.executable, str(script), *names, "2", str(options.threads)]
+    command = [sys.executable, str(script), *names, options.device, str(options.threads)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: list[dict[str, float]] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    found: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     print("\n| images predicted | resident MiB |\n|---|---|")
     for row in found:
         print(f"| {row['images']} | {row['mib']:.0f} |")
@@ -196,7 +235,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         found = {"images_per_second": speeds(Path(name), options), "memory": memory(Path(name), options)}
     if options.json:
-        write_json(options.json, {"machine": machine(torch.device("cpu")), **found})
+        write_json(options.json, {"machine": machine(torch.device(options.device)), **found})
 
 
 if __name__ == "__main__":

@@ -37,18 +37,23 @@ def texts(counts: list[int], seed: int = 0) -> TextFeatures:
     st.integers(1, 3),
     st.sampled_from([1, 2, 4]),
     st.sampled_from([3, 256]),
+    st.sampled_from([1, 5, 2048]),
     st.integers(0, 2**31),
 )
 def test_logits_and_maps_are_those_of_the_plain_network(
-    memory: Any, counts: list[int], images: int, heads: int, chunk: int, seed: int
+    memory: Any, counts: list[int], images: int, heads: int, chunk: int, most: int, seed: int
 ) -> None:
     network = make_carzero(memory=memory, fusion_heads=heads)
     image, text = noise(images, TOKENS, WIDTH, seed=seed), texts(counts, seed + 1)
     with torch.no_grad():
         plain = network.compare(image, text)
         attention = network.fusion_module.compare_with_maps(network.image_memory(image), text.sentence)[1]
-    pairs, weights = AskedTexts(network, text).compare(image, maps=True, chunk=chunk)
-    again, none = AskedTexts(network, text).compare(image, chunk=chunk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "PAIRS", most)
+        patch.setattr(asking, "GROUP", 4)
+        asked = AskedTexts(network, text)
+        pairs, weights = asked.compare(image, maps=True, chunk=chunk)
+        again, none = asked.compare(image, chunk=chunk)
     assert weights is not None
     assert none is None
     for ours in (pairs, again):
@@ -62,7 +67,7 @@ def test_images_are_asked_in_the_way_that_multiplies_less(sentences: int, rememb
     """17 tokens, width 32, 4 heads: keys and values 34,816 + 1,088 per sentence; without them 6,400 per sentence."""
     fusion = make_carzero().fusion_module
     tokens = ImageTokens(fusion, noise(1, TOKENS, WIDTH), sentences)
-    assert (tokens._memory is not None) == remembered
+    assert tokens.remembered == remembered
 
 
 def test_texts_are_folded_once_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +118,15 @@ def test_asking_leaves_no_gradient_and_changes_no_input() -> None:
     logits = AskedTexts(network, text).compare(image)[0].mean
     assert not logits.requires_grad
     assert all(torch.equal(a, b) for a, b in zip(before, (text.words, text.sentence, image), strict=True))
+
+
+def test_what_was_asked_before_stays_as_it_was_and_inference_mode_may_come_and_go() -> None:
+    network, asked = make_carzero(), AskedTexts(make_carzero(), texts([3, 9, 4, 5, 3] * 4))
+    first, second = noise(3, TOKENS, WIDTH), noise(5, TOKENS, WIDTH, seed=1)
+    with torch.inference_mode():
+        earlier = asked.compare(first)[0].mean
+    kept = earlier.clone()
+    later = asked.compare(second)[0].mean
+    assert torch.equal(earlier, kept)
+    wanted = [AskedTexts(network, texts([3, 9, 4, 5, 3] * 4)).compare(image)[0].mean for image in (first, second)]
+    torch.testing.assert_close([earlier, later], wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -380,3 +381,29 @@ def test_new_weights_of_the_fusion_module_are_drawn_as_published() -> None:
 
 def test_folder_is_read_from_disk(tmp_path: Path) -> None:
     assert TextInput(str(text_folder(tmp_path / "text")), SETTINGS).folder == tmp_path / "text"
+
+
+def test_the_vision_transformer_in_reused_memory_gives_timms_tokens_every_time() -> None:
+    encoder = make_carzero().img_encoder
+    images = noise(11, 3, SIZE, SIZE)  # more than it takes at a time
+    with torch.enable_grad():
+        wanted = encoder(images).detach()  # timm's own way
+    first, kept = encoder(images), encoder(images[:3])
+    with torch.inference_mode():
+        later = encoder(images.flip(0))
+    torch.testing.assert_close(first, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(later.flip(0), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(kept, wanted[:3], atol=1e-5, rtol=1e-5)
+
+
+def test_threads_that_encode_at_the_same_time_do_not_share_memory() -> None:
+    encoder, images = make_carzero().img_encoder, noise(32, 3, SIZE, SIZE)
+
+    def encode(rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.stack([encoder(rows) for _ in range(20)])
+
+    wanted = encode(images)
+    with ThreadPoolExecutor(2) as pool:
+        halves = list(pool.map(encode, [images[:16], images[16:]]))
+    torch.testing.assert_close(torch.cat(halves, dim=1), wanted, atol=1e-5, rtol=1e-5)

@@ -79,7 +79,7 @@ class DecoderLayer(nn.Module):
         width = x.shape[-1]
         queries = self._split(F.linear(self.norm2(x), weight[:width], offset[:width]))
         queries = queries.expand(len(keys), -1, -1, -1)  # (M, H, Q, d)
-        read, attention = self._attend(queries, keys, values, bias, maps)
+        read, attention = self.attend(queries, keys, values, bias, maps)
         x = x + self.dropout(self.multihead_attn.out_proj(read.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.feed_forward(x)), attention
 
@@ -88,7 +88,7 @@ class DecoderLayer(nn.Module):
         out: Tensor = self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x)), inplace=True)))
         return out
 
-    def _attend(
+    def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, maps: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Scaled dot-product attention, fused unless its weights are wanted."""
