@@ -27,8 +27,8 @@ class MlaTraining:
     choose from by the same selection, the first of each where nothing is selected (published: 0.5, 1.0, 0 and 1
     alone); scores are judged by image AUROC, maps by pixel AUROC, each on its own; mask_rule: "any" grey
     level above zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or fp16;
-    device; cache_gb: memory for frozen activations, in GiB; cache_disk_gb: the same in a temporary file, which takes
-    what the memory does not (at most half of the disk's free space).
+    device; cache_gb: memory for frozen activations (with mix 0: of every level), in GiB; cache_disk_gb: the same in
+    a temporary file, which takes what the memory does not (at most half of the disk's free space).
     """
 
     epochs: int = 50
