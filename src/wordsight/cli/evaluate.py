@@ -86,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
         weights=path_or_none(args.weights),
         device=args.device,
         precision=args.precision,
+        runtime=args.runtime,
         transductive=args.transductive,
         regions=path_or_none(args.regions),
         patient_pattern=args.patient_pattern,

@@ -12,6 +12,7 @@ import jsonargparse
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice = Literal["fp32", "bf16", "fp16", "auto"]
+Runtime = Literal["eager", "compile"]
 BACKBONE = "file of the CLIP where it is not where training found it"
 
 
@@ -86,6 +87,7 @@ def add_looking(parser: CommandParser, weights: str = BACKBONE) -> None:
         default=None,
         help="of computations; auto: the fastest here; fp16 needs CUDA; null: as the run was trained, CARZero: fp32",
     )
+    parser.add_argument("--runtime", type=Runtime, default="eager", help="image tower as written, or torch.compile'd")
     add_running(parser)
 
 

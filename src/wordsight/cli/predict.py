@@ -153,6 +153,7 @@ def main(argv: Sequence[str]) -> int:
         ask=ask,
         device=args.device,
         precision=args.precision,
+        runtime=args.runtime,
         maps=args.maps,
         heatmaps=args.heatmaps,
         top=args.top,

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from wordsight.models.carzero.settings import CarZeroSettings
+from wordsight.models.runtime import run_module
 
 
 class VitEncoder(nn.Module):
@@ -34,7 +35,11 @@ class VitEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 1 + P, D)."""
-        tokens: Tensor = self.model.forward_features(images)
+        model: Any = self.model
+        x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+        for block in model.blocks:
+            x = run_module(block, x)
+        tokens: Tensor = model.norm(x)
         return tokens
 
 
