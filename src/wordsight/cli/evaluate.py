@@ -93,6 +93,7 @@ def main(argv: Sequence[str]) -> int:
         bootstrap=args.bootstrap,
         heatmaps=args.heatmaps,
         eval_batch=args.batch,
+        workers=args.workers,
         allow_outside=args.allow_outside,
         window=window_of(args.window),
         frame=args.frame,

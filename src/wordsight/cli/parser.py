@@ -82,6 +82,12 @@ def add_looking(parser: CommandParser, weights: str = BACKBONE) -> None:
     parser.add_argument("--weights", type=str | None, default=None, help=weights)
     parser.add_argument("--batch", type=int, default=8, help="images at a time")
     parser.add_argument(
+        "--workers",
+        type=int | None,
+        default=None,
+        help="processes that read the next images meanwhile; 0: none; null: 2, or 1 on one core",
+    )
+    parser.add_argument(
         "--precision",
         type=PrecisionChoice | None,
         default=None,

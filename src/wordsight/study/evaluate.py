@@ -110,6 +110,7 @@ def _measured(
         bootstrap_draws=options.bootstrap,
         mask_rule="half" if _training(run).get("mask_rule") == "half" else "any",
         transductive=transductive,
+        workers=options.workers,
     )
 
 

@@ -109,6 +109,7 @@ class EvaluateOptions:
     transductive: scale scores over the test images, the papers' protocol; None: as the run's protocol says.
     regions, patient_pattern: organ masks and patients of a set in the benchmark's layout, see `benchmark_records`.
     bootstrap, heatmaps, eval_batch: as in TrainOptions. window, frame: None as the run was trained.
+    workers: processes that read the next images meanwhile, None for one or two of them, 0 for none; see `read_ahead`.
     """
 
     runs: tuple[Path, ...]
@@ -126,6 +127,7 @@ class EvaluateOptions:
     bootstrap: int = 1000
     heatmaps: int | None = None
     eval_batch: int = 8
+    workers: int | None = 0
     allow_outside: bool = False
     window: str | None = None
     frame: int | None = None
@@ -141,8 +143,8 @@ class PredictOptions:
     at all; heatmaps: write them on each image's own grid, for `top` highest-scored findings per image, None for all.
     all_frames: every frame of multi-frame files, not the first. overwrite: drop what lies in the output folder.
     allow_outside: a manifest may name files outside its folder.
-    device, runtime, eval_batch: as in EvaluateOptions. precision: None as the run was trained, for CARZero fp32.
-    workers: processes that read the next images meanwhile, None for one or two of them, 0 for none; see `read_records`.
+    device, runtime, eval_batch, workers: as in EvaluateOptions. precision: None as the run was trained, for CARZero
+    fp32.
     window, frame: how files are read, see `read_as`; None as the run was trained.
     Raises SettingsError for values out of range.
     """
