@@ -105,3 +105,21 @@ def test_a_compiled_image_encoder_of_carzero_says_the_same() -> None:
     with running("compile"):
         found = network.encode_images(images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_convolutional_encoder_gets_its_images_channels_last() -> None:
+    from wordsight.models.carzero.image_encoder import ResNetEncoder
+    from wordsight.models.carzero.settings import CarZeroSettings
+
+    encoder = ResNetEncoder(CarZeroSettings(image_encoder="resnet50")).eval()
+    seen: list[bool] = []
+    encoder.model.conv1.register_forward_hook(
+        lambda module, given, out: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = encoder(images)
+    with running("compile"):
+        found = encoder(images)
+    assert seen == [False, True]
+    assert float((found - expected).norm() / expected.norm()) < 1e-5

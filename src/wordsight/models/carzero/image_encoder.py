@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from wordsight.models.carzero.settings import CarZeroSettings
-from wordsight.models.runtime import run_module
+from wordsight.models.runtime import laid_out, run_module
 
 
 class VitEncoder(nn.Module):
@@ -55,7 +55,7 @@ class ResNetEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 1 + P, D)."""
         net = self.model
-        x = net.maxpool(net.act1(net.bn1(net.conv1(images))))
+        x = net.maxpool(net.act1(net.bn1(net.conv1(laid_out(images)))))
         third = net.layer3(net.layer2(net.layer1(x)))  # (B, 1024, S / 16, S / 16)
         pooled = net.layer4(third).mean(dim=(2, 3))  # (B, 2048)
         patches = self.local_embedder(third).flatten(2).transpose(1, 2)  # (B, P, D)
