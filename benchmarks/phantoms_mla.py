@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -173,7 +173,7 @@ def options_of(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the phantoms")
     parser.add_argument("--valid", type=int, default=20, help="images per class in the valid split")
     parser.add_argument("--test", type=int, default=50, help="images per class in the test split")
-    parser.add_argument("--profile", choices=["default", "published", "corrected"], default="default")
+    parser.add_argument("--profile", choices=list(get_args(Profile)), default="default")
     parser.add_argument("--epochs", type=int, help="few-shot, instead of the profile's")
     parser.add_argument("--zero-epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, help="images per update, instead of the profile's")

@@ -1,18 +1,24 @@
-"""What bf16 (on CUDA also fp16) costs in accuracy and gains in time, beside fp32.
+"""What bf16 (on CUDA also fp16) and torch.compile cost in accuracy and gain in time, beside fp32 as written.
 
     python benchmarks/precision.py [--quick] [--device cuda] [--json numbers.json]
 
 CARZero in full size with weights filled by rule: error of scores (14 prompts) and maps, time of the bare ViT-B/16 and
-of images to scores. The small packaged CARZero on chest phantoms: mean AUROC over the findings in every number format.
-Only a format that the processor multiplies by itself gains: AMX on the CPU, tensor cores on CUDA; elsewhere PyTorch
-converts back and forth. The last line says what "auto" chooses here.
+of images to scores. MLA-LP in full size (ViT-L/14 at 240 pixels, weights from a seed, a bank of 2,048 random rows per
+level): the same of scores and maps. Small networks on phantoms: CARZero's mean AUROC over the findings, and MLA-LP's
+mean image AUROC over three sets, trained there for two epochs, in every number format. Only a format that the processor
+multiplies by itself gains: AMX on the CPU, tensor cores on CUDA; elsewhere PyTorch converts back and forth, and such
+formats are not compiled as well. Compiled networks are compared with fp32 as written; "first call" compiles them. The
+last line says what "auto" chooses here. Four minutes on two quiet cores.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import replace
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -20,12 +26,43 @@ import torch
 from carzero_rule import made_up_prompts, prepared_images, rule_network
 from suite import difference, interleaved, machine, suite_parser
 from torch import Tensor
+from torch.nn import functional as F
 
+from wordsight.errors import SettingsError
 from wordsight.files import write_json
 from wordsight.models.carzero.asking import AskedTexts
-from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.scoring import fusion_logits_and_maps
+from wordsight.models.mla.backbone import load_clip
+from wordsight.models.mla.detector import MlaLp, quarter_levels
+from wordsight.models.mla.memory import MemoryBank
+from wordsight.models.mla.model import MlaNetwork
+from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.precision import Precision, autocast, choose_precision, has_amx_bf16
+from wordsight.models.runtime import Runtime, resolve_runtime, running
+from wordsight.types import Geometry
+
+Row = dict[str, object]
+SETS = ("Brain", "Retina_OCT2017", "Chest")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network computes."""
+
+    precision: Precision
+    runtime: Runtime = "eager"
+
+    def __str__(self) -> str:
+        return self.precision if self.runtime == "eager" else f"{self.precision}, compiled"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured: the tower alone, and scores (B, F) with maps (B, ...)."""
+
+    title: str
+    tower: Callable[[Way], object]
+    whole: Callable[[Way], tuple[Tensor, Tensor]]
 
 
 def formats(device: torch.device) -> tuple[Precision, ...]:
@@ -33,26 +70,41 @@ def formats(device: torch.device) -> tuple[Precision, ...]:
     return ("fp32", "bf16", "fp16") if device.type == "cuda" else ("fp32", "bf16")
 
 
-def full_size(options: argparse.Namespace, device: torch.device) -> list[dict[str, object]]:
-    """Errors and times of every format; prints the table."""
-    network = rule_network(options.quick).to(device)
-    images = prepared_images(2 if options.quick else 8, network.settings).to(device)
-    text = network.encode_texts(made_up_prompts(14, network.settings).to(device))
-    asked = AskedTexts(network, text)
-    values = {name: scores_and_maps(network, images, asked, name) for name in formats(device)}
+def ways(device: torch.device) -> Iterator[Way]:
+    """fp32 as written first; compiled where that works, in fp32 and in the format that "auto" takes."""
+    for name in formats(device):
+        yield Way(name)
+    try:
+        resolve_runtime("compile", device)
+    except SettingsError as error:
+        print(f"compiled: not run ({error})")
+        return
+    for name in dict.fromkeys(("fp32", choose_precision(device))):
+        yield Way(name, "compile")
+
+
+def compare(work: Work, options: argparse.Namespace, device: torch.device, chosen: list[Way]) -> list[Row]:
+    """Errors and times of every way; prints the table."""
+    values, first = {}, {}
+    for way in chosen:
+        start = time.perf_counter()
+        values[way] = work.whole(way)
+        first[way] = time.perf_counter() - start
     calls: dict[str, Callable[[], object]] = {}
-    for name in formats(device):
-        calls[f"{name} ViT"] = lambda name=name: encode(network, images, name)  # type: ignore[misc]
-        calls[f"{name} scores"] = lambda name=name: scores_and_maps(network, images, asked, name)  # type: ignore[misc]
+    for way in chosen:
+        calls[f"{way} tower"] = lambda way=way: work.tower(way)  # type: ignore[misc]
+        calls[f"{way} whole"] = lambda way=way: work.whole(way)  # type: ignore[misc]
     seconds = interleaved(calls, options.repeats, device)
-    rows: list[dict[str, object]] = []
-    print("\n| CARZero, full size | error of scores | error of maps | ViT, gain | scores and maps, gain |")
-    print("|---|---|---|---|---|")
-    for name in formats(device):
-        errors = [difference(ours, full) for ours, full in zip(values[name], values["fp32"], strict=True)]
-        gains = [gain(seconds[f"fp32 {part}"], seconds[f"{name} {part}"]) for part in ("ViT", "scores")]
-        rows.append({"format": name, "scores": errors[0], "maps": errors[1], "vit": gains[0], "network": gains[1]})
-        print(f"| {name} | {errors[0]:.1e} | {errors[1]:.1e} | {gains[0]:.2f} x | {gains[1]:.2f} x |")
+    rows: list[Row] = []
+    print(f"\n| {work.title} | error of scores | error of maps | tower, gain | scores and maps, gain | first call, s |")
+    print("|---|---|---|---|---|---|")
+    for way in chosen:
+        errors = [difference(ours, full) for ours, full in zip(values[way], values[chosen[0]], strict=True)]
+        gains = [gain(seconds[f"{chosen[0]} {part}"], seconds[f"{way} {part}"]) for part in ("tower", "whole")]
+        names = ("scores", "maps", "tower", "network", "first_call")
+        rows.append({"way": str(way), **dict(zip(names, (*errors, *gains, first[way]), strict=True))})
+        cells = f"{errors[0]:.1e} | {errors[1]:.1e} | {gains[0]:.2f} x | {gains[1]:.2f} x | {first[way]:.1f}"
+        print(f"| {way} | {cells} |", flush=True)
     return rows
 
 
@@ -61,23 +113,59 @@ def gain(full: list[float], reduced: list[float]) -> float:
     return median(a / b for a, b in zip(full, reduced, strict=True))
 
 
-def encode(network: CarZeroNetwork, images: Tensor, name: Precision) -> Tensor:
-    """Image tokens."""
-    with autocast(images.device, name):
-        return network.encode_images(images).float()
+def carzero(options: argparse.Namespace, device: torch.device) -> Work:
+    """CARZero with 14 prompts, weights filled by rule."""
+    network = rule_network(options.quick).to(device)
+    count = 2 if options.quick else 8 if device.type == "cuda" else 4
+    images = prepared_images(count, network.settings).to(device)
+    asked = AskedTexts(network, network.encode_texts(made_up_prompts(14, network.settings).to(device)))
+
+    def tower(way: Way) -> Tensor:
+        with autocast(device, way.precision), running(way.runtime):
+            return network.encode_images(images).float()
+
+    def whole(way: Way) -> tuple[Tensor, Tensor]:
+        tokens = tower(way)
+        with autocast(device, way.precision):
+            logits, maps = fusion_logits_and_maps(network, tokens, asked)
+        return logits.float(), maps.float()
+
+    return Work("CARZero, full size", tower, whole)
 
 
-def scores_and_maps(
-    network: CarZeroNetwork, images: Tensor, asked: AskedTexts, name: Precision
-) -> tuple[Tensor, Tensor]:
-    """(B, T) and (B, T, g, g)."""
-    tokens = encode(network, images, name)
-    with autocast(images.device, name):
-        logits, maps = fusion_logits_and_maps(network, tokens, asked)
-    return logits.float(), maps.float()
+def mla(options: argparse.Namespace, device: torch.device) -> Work:
+    """MLA-LP with random adapters and a small bank, scaled by what fp32 says of the same images."""
+    settings = MlaSettings()
+    clip = load_clip("tiny" if options.quick else "ViT-L-14-336", None, image_size=settings.image_size, seed=0)
+    settings = replace(settings, levels=quarter_levels(clip.vision_layers))
+    network = MlaNetwork(clip, settings).eval().to_device(device)
+    generator, size = torch.Generator().manual_seed(2), settings.image_size
+    rows = [F.normalize(torch.randn(2048, clip.embed_dim, generator=generator), dim=1) for _ in settings.levels]
+    bank = MemoryBank(tuple(rows), torch.arange(2048) % 2).to(device)
+    plain = MlaLp(network, mode="segmentation", bank=bank)
+    coarse = torch.rand(8 if device.type == "cuda" else 1, 3, 12, 12, generator=generator)
+    images = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False).clamp(0, 1)
+    geometries = [Geometry((size, size), (size, size), (1.0, 1.0))] * len(images)
+    detectors: dict[Way, MlaLp] = {}
+
+    def detector(way: Way) -> MlaLp:
+        return detectors.setdefault(way, replace(plain, precision=way.precision, runtime=way.runtime))
+
+    def raw(way: Way) -> list[object]:
+        own = detector(way)
+        return list(own.raw_from_arrays(images, geometries, ["image"] * len(images), own.text()))
+
+    scaled = plain.with_scale_from(raw(Way("fp32")))  # type: ignore[arg-type]
+
+    def whole(way: Way) -> tuple[Tensor, Tensor]:
+        found = scaled.finish(raw(way))  # type: ignore[arg-type]
+        maps = [torch.from_numpy(p.maps) for p in found if p.maps is not None]
+        return torch.stack([torch.from_numpy(p.scores) for p in found]), torch.stack(maps)
+
+    return Work("MLA-LP, full size", lambda way: detector(way).tokens(images), whole)
 
 
-def on_phantoms(options: argparse.Namespace, device: torch.device) -> list[dict[str, object]]:
+def carzero_on_phantoms(options: argparse.Namespace, device: torch.device) -> list[Row]:
     """Mean AUROC of the packaged network in every format; prints the table."""
     from carzero_phantoms import STATED
 
@@ -98,15 +186,47 @@ def on_phantoms(options: argparse.Namespace, device: torch.device) -> list[dict[
     images = [Image(np.asarray(phantom.pixels / 255, dtype=np.float32)) for phantom in phantoms]
     truth = np.array([[p.findings[name].state is State.PRESENT for name in FINDINGS] for p in phantoms])
     known = [column for column in range(len(FINDINGS)) if 0 < truth[:, column].sum() < len(truth)]
-    rows: list[dict[str, object]] = []
-    print(f"\n| packaged network, {len(phantoms)} phantoms | mean AUROC |\n|---|---|")
+    rows: list[Row] = []
+    print(f"\n| packaged CARZero, {len(phantoms)} phantoms | mean AUROC |\n|---|---|")
     for name in formats(device):
         precise = replace(detector, precision=name)
         scores = precise.score(precise.encode(images), PromptSet(FINDINGS, STATED))
         value = float(np.mean([auroc(truth[:, column].astype(np.int64), scores[:, column]) for column in known]))
         rows.append({"format": name, "auroc": value})
-        print(f"| {name} | {value:.4f} |")
+        print(f"| {name} | {value:.4f} |", flush=True)
     return rows
+
+
+def mla_on_phantoms(options: argparse.Namespace, device: torch.device) -> list[Row]:
+    """Image AUROC of the tiny MLA-LP, trained on 4 + 4 images of each set for two epochs; prints the table."""
+    from wordsight.data import benchmark_records, published_support
+    from wordsight.data.phantoms import write_phantoms
+    from wordsight.evaluate import evaluate
+    from wordsight.train.mla import fit_few
+    from wordsight.train.recipes import recipe
+
+    sets, count = (SETS[:1], 4) if options.quick else (SETS, 25)
+    found: dict[Precision, list[float]] = {name: [] for name in formats(device)}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_phantoms(folder, names=sets, valid=4, test=count)
+        for name in sets:
+            settings, training = recipe("fast", "mla", 4, "tiny")
+            settings = replace(settings, levels=quarter_levels(MlaLp.from_clip("tiny").clip.vision_layers))
+            training = replace(training, epochs=2, protocol="last", device=str(device))
+            support = published_support(folder, name, 4, 0, benchmark_records(folder, name, "valid"))
+            with torch.inference_mode(False), torch.enable_grad():
+                detector = fit_few(MlaLp.from_clip("tiny", settings=settings), support, training=training)
+            records = benchmark_records(folder, name, "test")
+            for precision, values in found.items():
+                precise = replace(detector, precision=precision)
+                how = {"dataset": name, "protocol": {}, "bootstrap_draws": 0, "progress": False}
+                values.append(evaluate(precise, records, **how).numbers["image_auroc"].value)  # type: ignore[arg-type]
+    print(f"\n| tiny MLA-LP, {2 * count} phantoms of a set | {' | '.join(sets)} | mean image AUROC |")
+    print("|---|" + "---|" * (len(sets) + 1))
+    for precision, values in found.items():
+        print(f"| {precision} | {' | '.join(f'{v:.4f}' for v in values)} | {np.mean(values):.4f} |", flush=True)
+    return [{"format": name, "image_auroc": dict(zip(sets, values, strict=True))} for name, values in found.items()]
 
 
 def main() -> None:
@@ -115,12 +235,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     with torch.inference_mode():
-        found = {"full_size": full_size(options, device), "phantoms": on_phantoms(options, device)}
+        chosen = list(ways(device))
+        found: dict[str, object] = {}
+        for name, build in (("carzero", carzero), ("mla", mla)):
+            found[name] = compare(build(options, device), options, device, chosen)
+        found["carzero_phantoms"] = carzero_on_phantoms(options, device)
+        found["mla_phantoms"] = mla_on_phantoms(options, device)
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else f"AMX-BF16 {has_amx_bf16()}"
-    chosen = choose_precision(device)
-    print(f'\n{what}: "auto" is {chosen} here', flush=True)
+    best = choose_precision(device)
+    print(f'\n{what}: "auto" is {best} here', flush=True)
     if options.json:
-        write_json(options.json, {"machine": machine(device), "auto": chosen, **found})
+        write_json(options.json, {"machine": machine(device), "auto": best, **found})
 
 
 if __name__ == "__main__":

@@ -52,7 +52,15 @@ def block(x: Tensor, state: State, name: str, heads: int, mask: Tensor | None, a
 
 
 def image_tokens(
-    image: Tensor, clip: State, own: State, *, levels: tuple[int, ...], heads: int, patch: int, activation=erf_gelu
+    image: Tensor,
+    clip: State,
+    own: State,
+    *,
+    levels: tuple[int, ...],
+    heads: int,
+    patch: int,
+    activation=erf_gelu,
+    mix: float = 0.1,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """(3, S, S) -> seg and det adapter features (1 + P, D) per level; adapters mix 0.8 / 0.1 / 0.1 into the stream."""
     grid = image.shape[-1] // patch
@@ -74,7 +82,7 @@ def image_tokens(
                 middle = F.leaky_relu(x @ own[f"{branch}.{level}.fc1.0.weight"].T, 0.01)
                 kept.append(middle)
                 outs.append(F.leaky_relu(middle @ own[f"{branch}.{level}.fc2.0.weight"].T, 0.01))
-            x = 0.8 * x + 0.1 * outs[0] + 0.1 * outs[1]
+            x = (1 - 2 * mix) * x + mix * outs[0] + mix * outs[1]
     return seg, det
 
 

@@ -7,7 +7,7 @@ Kept per image: its score, and with maps 4 + 1 + 1 bytes per pixel of the prepar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -60,57 +60,83 @@ def _mask(record: Record, path: Any, rule: Rule) -> Mask:
     return read_mask(path, rule=rule, frame=frame)
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is to be read."""
+
+    record: Record
+    label: int
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was read; problems: (path, message) of what could not be, without an item if that is the image."""
+
+    found: tuple[_Item, Image] | None
+    problems: tuple[tuple[str, str], ...] = ()
+
+
+def _read(job: _Job) -> _Read:
+    """Image and masks of a record. Messages, not errors: they come from other processes."""
+    from wordsight.imaging import read_record
+
+    record, problems = job.record, list[tuple[str, str]]()
+    try:
+        image = read_record(record)
+        mask = _packed(record, record.mask if job.label else None, job.rule, image.shape, problems)
+        region = _packed(record, record.region, "any", image.shape, problems)
+    except (ImageError, OSError) as error:
+        return _Read(None, (*problems, (str(record.path), str(error))))
+    return _Read((_Item(record, job.label, image.shape, mask, region), image), tuple(problems))
+
+
+def _packed(
+    record: Record, path: Any, rule: Rule, shape: tuple[int, int], problems: list[tuple[str, str]]
+) -> NDArray[np.uint8] | None:
+    """The bits of a mask of an image of this shape; one of another shape is a problem of the mask alone, and None."""
+    if path is None:
+        return None
+    mask = _mask(record, path, rule)
+    if mask.shape == shape:
+        return np.packbits(mask)
+    told = f"expected a mask of the image's {shape}, got {mask.shape}: the image counts, its pixels do not."
+    problems.append((str(path), f"{path}: {told} Resample the mask."))
+    return None
+
+
 class _Reader:
     """Records to batches of images; what cannot be read is collected in `failures` and left out.
 
-    A mask of another size than its image is a failure of the mask alone: the image keeps its score.
+    workers: processes that read the next batch meanwhile, 0 for none.
     """
 
-    def __init__(self, records: Sequence[Record], labels: Sequence[int], rule: Rule) -> None:
-        self._records, self._labels, self._rule = records, labels, rule
+    def __init__(self, records: Sequence[Record], labels: Sequence[int], rule: Rule, workers: int) -> None:
+        self._jobs = [_Job(record, label, rule) for record, label in zip(records, labels, strict=True)]
+        self._workers = workers
         self.failures: list[tuple[str, str]] = []
 
     def fail(self, record: Record, error: Exception) -> None:
         """Note why a record is left out."""
         self.failures.append((str(record.path), str(error)))
 
-    def _read(self, record: Record, label: int) -> tuple[_Item, Image]:
-        from wordsight.imaging import read_record
-
-        image = read_record(record)
-        mask = region = None
-        if label and record.mask is not None:
-            mask = self._packed(record, record.mask, self._rule, image.shape)
-        if record.region is not None:
-            region = self._packed(record, record.region, "any", image.shape)
-        return _Item(record, label, image.shape, mask, region), image
-
-    def _packed(self, record: Record, path: Any, rule: Rule, shape: tuple[int, int]) -> NDArray[np.uint8] | None:
-        """The bits of a mask of an image of this shape, None where it has another."""
-        mask = _mask(record, path, rule)
-        if mask.shape == shape:
-            return np.packbits(mask)
-        told = f"expected a mask of the image's {shape}, got {mask.shape}: the image counts, its pixels do not."
-        self.failures.append((str(path), f"{path}: {told} Resample the mask."))
-        return None
-
     def batches(self, size: int, bar: Any) -> Iterator[tuple[list[_Item], list[Image]]]:
         """Up to `size` images at a time."""
+        from wordsight.data.reading import read_ahead
+
         items: list[_Item] = []
         images: list[Image] = []
-        for record, label in zip(self._records, self._labels, strict=True):
-            try:
-                item, image = self._read(record, label)
-            except (ImageError, OSError) as error:
-                self.fail(record, error)
-            else:
-                items.append(item)
-                images.append(image)
-            if bar is not None:
-                bar.advance()
-            if len(items) == size:
-                yield items, images
-                items, images = [], []
+        with closing(read_ahead(_read, self._jobs, workers=self._workers, ahead=size)) as everything:
+            for read in everything:
+                self.failures += read.problems
+                if read.found is not None:
+                    items.append(read.found[0])
+                    images.append(read.found[1])
+                if bar is not None:
+                    bar.advance()
+                if len(items) == size:
+                    yield items, images
+                    items, images = [], []
         if items:
             yield items, images
 
@@ -270,9 +296,11 @@ def collect(
     transductive: bool,
     progress: bool,
     finding: str | None,
+    workers: int = 0,
 ) -> tuple[Results, list[tuple[str, str]]]:
     """Predict every record that can be read; the results and (path, message) of the others.
 
+    workers: processes that read the next images meanwhile, see `read_ahead`.
     Raises DataError when nothing could be read, SettingsError for settings that the detector cannot follow.
     """
     if transductive and not isinstance(detector, RawDetector):
@@ -280,7 +308,7 @@ def collect(
             f"expected a detector with raw, with_scale_from and finish for transductive=True, got {detector.name}. "
             "Use transductive=False."
         )
-    reader = _Reader(records, labels, mask_rule)
+    reader = _Reader(records, labels, mask_rule, workers)
     results = Results(len(records), finding, getattr(detector, "input_spec", None))
     work = _Pass(detector, reader, results)
     looked: list[tuple[_Item, Any]] = []

@@ -174,6 +174,7 @@ def evaluate(
     transductive: bool = False,
     progress: bool = True,
     finding: str | None = None,
+    workers: int | None = 0,
 ) -> Evaluation:
     """Predict labelled records and measure the detector, with 95 % bootstrap intervals by patient.
 
@@ -184,10 +185,14 @@ def evaluate(
     mask_rule: "any" (not zero) or "half" (as published). transductive: scale scores by the range over all records,
     the papers' protocol, which lets each score depend on the other test images; it is named in the protocol.
     finding: which finding to measure; needed if the detector has several. bootstrap_draws: 0 for no intervals.
+    workers: processes that read the next images meanwhile, None for one or two of them; from a script of your own call
+    this under `if __name__ == "__main__":` then.
     Files that cannot be read are left out and listed in `failures`. Raises DataError for records without a label, none
     at all or none readable; SettingsError for settings out of range or a detector that cannot be transductive;
     MetricError for several findings without a choice or for maps that do not fit together.
     """
+    from wordsight.data.reading import reading_workers
+
     records = list(records)
     _check_settings(records, batch_size, bootstrap_draws, mask_rule)
     labels = _labels(records, finding)
@@ -200,6 +205,7 @@ def evaluate(
         transductive=transductive,
         progress=progress,
         finding=finding,
+        workers=reading_workers(workers),
     )
     rules: dict[str, Scalar] = {"mask_rule": mask_rule, "transductive": transductive}
     if finding is not None:

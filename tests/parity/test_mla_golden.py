@@ -279,14 +279,14 @@ def test_loss_gradients_and_four_adam_steps(
         groups.append({"params": list(network.prompt_learner.parameters()), "lr": 1e-3})
     adam = torch.optim.Adam(groups, betas=(0.5, 0.999))
     mask = torch.from_numpy(np.stack([disc(120, 100, 40), np.zeros((SIZE, SIZE), bool)])).float()
-    stems = network.stem(image)
+    frozen = network.frozen(image)
     losses, norms = [], []
     keys = golden.description[f"{case}__grad_keys"]
     for k in range(4):
         i = k % 2
         adam.zero_grad(set_to_none=True)
         label = torch.tensor([1.0 - i])
-        tokens = network.adapt(stems[i : i + 1])
+        tokens = network.adapt(frozen[i : i + 1])
         parts = network.loss(tokens, network.text(), label, mask[i : i + 1] if masked else None)
         parts.total.backward()
         terms = [*parts.det, *parts.focal, *parts.dice]

@@ -31,7 +31,7 @@ def test_all_variants_run_and_agree(script: ModuleType, tmp_path: Path, monkeypa
     monkeypatch.setattr(sys, "argv", ["mla_speed.py", *quick, "--json", str(out)])
     script.main()
     training, evaluation = json.loads(out.read_text())["results"]
-    assert set(training["variants"]) == {"published order", "library", "recipe default"}
+    assert set(training["variants"]) == {"published order", "library", "recipe default", "recipe fast"}
     assert 0 < training["variants"]["library"]["error"] <= 1e-5
     assert 0 < evaluation["variants"]["library"]["error"] <= 1e-3
     assert evaluation["baseline"] == "bare forward and bank product"

@@ -15,6 +15,7 @@ from PIL import Image as Pil
 
 from study_tools import QUICK
 from wordsight.cli.main import main
+from wordsight.errors import SettingsError
 
 
 def train(data: Path, clip: Path, out: Path, *more: str) -> int:
@@ -202,6 +203,32 @@ def test_evaluate_and_predict_in_another_precision(
     for command in (["evaluate", str(trained_run), *words], ["predict", str(tmp_path / "in"), *place]):
         assert main([*command, "--precision", "fp16"]) == 2
         assert "precision fp16 needs a CUDA device" in capsys.readouterr().err
+
+
+def test_a_runtime_that_does_not_work_here_is_refused(
+    trained_run: Path,
+    phantom_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from wordsight.models import runtime
+
+    def missing(kind: str) -> None:
+        raise SettingsError(f"runtime compile: no compiler for {kind}")
+
+    monkeypatch.setattr(runtime, "_try_to_compile", missing)
+    images(tmp_path / "in", 2)
+    place = ["--out", str(tmp_path / "out"), "--device", "cpu", "--runtime"]
+    commands = (
+        ["evaluate", str(trained_run), "--data", str(phantom_data)],
+        ["predict", str(tmp_path / "in"), "--model"],
+    )
+    commands[1].append(str(trained_run))
+    for command in commands:
+        assert main([*command, *place, "compile"]) == 2
+        assert "runtime compile: no compiler for cpu" in capsys.readouterr().err
+        assert main([*command, *place, "quick"]) == 2
 
 
 def test_evaluate_leaves_out_what_was_trained_on(

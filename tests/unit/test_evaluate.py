@@ -231,6 +231,30 @@ def test_a_mask_of_another_size_costs_the_pixels_alone(tmp_path):
     assert evaluation.numbers["pixel_auroc"].value == without.numbers["pixel_auroc"].value
 
 
+@pytest.mark.parametrize("transductive", [False, True])
+def test_reading_ahead_changes_nothing(tmp_path, transductive):
+    records = write(tmp_path, 38, regions=True)
+    records[3].path.write_bytes(b"no image")
+    records[5].mask.write_bytes(b"no image")
+    PillowImage.fromarray(np.full((7, 9), 255, np.uint8)).save(records[7].mask)
+    records[8].path.unlink()
+    options = {"dataset": "d", "protocol": {}, "batch_size": 5, "bootstrap_draws": 0, "progress": False}
+    detector = Scaled() if transductive else Bright()
+    alone, together = (
+        evaluate(detector, records, transductive=transductive, workers=workers, **options) for workers in (0, 2)
+    )
+    assert len(alone.failures) == 4
+    assert together.failures == alone.failures
+    assert together.names == alone.names
+    assert np.array_equal(together.scores, alone.scores)
+    assert np.array_equal(together.maps, alone.maps, equal_nan=True)
+    assert np.array_equal(together.masks, alone.masks)
+    assert together.numbers.keys() == alone.numbers.keys()
+    assert all(together.numbers[name].value == number.value for name, number in alone.numbers.items())
+    with pytest.raises(SettingsError, match="workers: expected 0 processes or more"):
+        evaluate(detector, records, transductive=transductive, workers=-1, **options)
+
+
 def test_all_broken_is_an_error_with_the_first_five(tmp_path):
     records = write(tmp_path, count=7)
     for record in records:

@@ -22,7 +22,7 @@ ALLOWED = {
     "data": BASE | {"imaging", "text", "metrics"},
     "models": BASE | {"imaging", "text"},
     "train": BASE | {"imaging", "text", "metrics", "data", "models"},
-    "collect": BASE | {"imaging"},
+    "collect": BASE | {"imaging", "data"},
     "evaluate": BASE | {"imaging", "metrics", "data", "collect"},
     "report": BASE | {"imaging", "metrics", "evaluate"},
     "loading": BASE | {"models"},

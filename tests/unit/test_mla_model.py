@@ -55,6 +55,7 @@ def twin_tokens(network: MlaNetwork, image: torch.Tensor) -> tuple[list[torch.Te
         levels=LEVELS,
         heads=2,
         patch=14,
+        mix=network.settings.mix,
     )
 
 
@@ -80,7 +81,9 @@ def twin_text(network: MlaNetwork, *, causal: bool = False) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_tokens_equal_the_slow_twin(network: MlaNetwork, images: torch.Tensor) -> None:
+@pytest.mark.parametrize("mix", [0.1, 0.3, 0.0])
+def test_tokens_equal_the_slow_twin(clip: Clip, images: torch.Tensor, mix: float) -> None:
+    network = MlaNetwork(clip, MlaSettings(image_size=SIZE, levels=LEVELS, mix=mix), seed=3).eval()
     tokens = network(images[:2])
     for i in range(2):
         seg, det = twin_tokens(network, images[i])

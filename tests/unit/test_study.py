@@ -42,17 +42,18 @@ def test_recipes(method: Any, shots: int) -> None:
     wanted = MlaSettings.published() if method == "mla" else MlaSettings.mvfa("Chest X-ray film")
     assert settings == wanted
     assert training == MlaTraining.published(method, shots)
-    for profile in ("corrected", "default"):
+    for profile in ("corrected", "default", "fast"):
         settings, training = recipe(profile, method, shots, "tiny", target="Knee")  # type: ignore[arg-type]
         assert training.protocol == "validation"
         assert training.mask_rule == "any"
         assert settings.normalize
         assert settings.object_name == ("" if method == "mla" else "Knee")
+        assert (settings.mix == 0) == (profile == "fast")
 
 
 def test_recipe_refuses_unknown_names() -> None:
-    with pytest.raises(SettingsError, match="expected a profile of default, published, corrected"):
-        recipe("fast", "mla", 4, "tiny")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="expected a profile of default, fast, published, corrected"):
+        recipe("best", "mla", 4, "tiny")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="shots: expected 0"):
         recipe("default", "mla", -1, "tiny")
 

@@ -15,9 +15,10 @@ from imaging_samples import nifti
 from test_train_mla import QUICK, data, detector, same, sources_of, state, support_of  # noqa: F401
 from wordsight.errors import SettingsError
 from wordsight.imaging import mla_input, prepare_mask, read_mask
-from wordsight.models.mla.model import MlaNetwork
+from wordsight.models.mla.model import MlaNetwork, Tokens
 from wordsight.train.mla import MlaTraining, fit_few, fit_zero
-from wordsight.train.samples import samples_from_records
+from wordsight.train.run import Run
+from wordsight.train.samples import samples_from_records, support_arrays
 from wordsight.train.store import TensorStore
 from wordsight.types import Record
 
@@ -79,30 +80,89 @@ def test_a_full_disk_ends_the_file_and_nothing_else(tmp_path: Path, monkeypatch:
     assert not TensorStore(0, 1 << 20, unwritable).put(0, numbers(0))
 
 
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[int]]:
+    """Numbers of images that went up to the first level, and from one level to the next."""
+    first: list[int] = []
+    later: list[int] = []
+    stem, advanced = MlaNetwork.stem, MlaNetwork._advanced
+
+    def to_first(self: MlaNetwork, x: torch.Tensor) -> torch.Tensor:
+        first.append(len(x))
+        return stem(self, x)
+
+    def to_next(self: MlaNetwork, x: torch.Tensor, level: int) -> torch.Tensor:
+        later.append(len(x))
+        return advanced(self, x, level)
+
+    monkeypatch.setattr(MlaNetwork, "stem", to_first)
+    monkeypatch.setattr(MlaNetwork, "_advanced", to_next)
+    return first, later
+
+
 @pytest.mark.parametrize(("memory", "disk", "once"), [(1, 0, True), (0, 1, True), (5e-5, 1, True), (0, 0, False)])
-def test_first_blocks_run_once_per_image_wherever_they_are_kept(
+@pytest.mark.parametrize("mix", [0.1, 0.0])
+def test_frozen_blocks_run_once_per_image_wherever_they_are_kept(
     memory: float,
     disk: float,
     once: bool,
+    mix: float,
     data: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     support, held, _ = support_of(data, "Brain")
-    expected = state(fit_few(detector(), support, training=replace(QUICK, epochs=1), selection=held))
-    images, stem = 0, MlaNetwork.stem
-
-    def counted(self: MlaNetwork, x: torch.Tensor) -> torch.Tensor:
-        nonlocal images
-        images += len(x)
-        return stem(self, x)
-
-    monkeypatch.setattr(MlaNetwork, "stem", counted)
+    expected = state(fit_few(detector(mix=mix), support, training=replace(QUICK, epochs=1), selection=held))
+    first, later = count_calls(monkeypatch)
     training = replace(QUICK, epochs=1, cache_gb=memory, cache_disk_gb=disk)
-    trained = fit_few(detector(), support, training=training, selection=held, folder=tmp_path)
+    trained = fit_few(detector(mix=mix), support, training=training, selection=held, folder=tmp_path)
     assert same(state(trained), expected)
-    assert (images == 44 + len(held)) is once
+    assert (sum(first) == 44 + len(held)) is once
+    if mix:
+        assert sum(later) > 3 * (44 + len(held)), "adapters write into the stream, which changes"
+    else:
+        assert sum(later) == 3 * sum(first), "three more levels of every image, and none in a step"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mix", [0.1, 0.0])
+def test_training_equals_a_slow_twin_that_keeps_nothing(data: Path, mix: float) -> None:  # noqa: F811
+    """The twin runs the whole tower for every image of every update, and writes the adapters' share even if it is 0."""
+    support, _, _ = support_of(data, "Brain")
+    training = replace(QUICK, protocol="last")
+    ours = fit_few(detector(mix=mix), support, training=training)
+    theirs = detector(mix=mix).network
+    samples = support_arrays(support.normal, support.abnormal, ours.input_spec, masked=True).samples
+    groups = [{"params": list(part.parameters()), "lr": 1e-3} for part in (theirs.det_adapters, theirs.seg_adapters)]
+    groups.append({"params": list(theirs.prompt_learner.parameters()), "lr": 1e-3})  # type: ignore[union-attr]
+    adam = torch.optim.Adam(groups, betas=(0.5, 0.999))
+    plan = Run(detector(mix=mix), [samples], [], training, None)
+    for epoch in range(training.epochs):
+        for _, rows in plan.rounds(epoch)[0]:
+            tokens = whole_tower(theirs, torch.stack([samples.load(i) for i in rows]))
+            mask = torch.stack([samples.mask(i) for i in rows]).float()
+            loss = theirs.loss(tokens, theirs.text(), samples.labels[rows], mask).total
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+    for name, value in theirs.state_dict().items():
+        assert float((state(ours)[name] - value).norm() / value.norm()) < 1e-6, name
+
+
+def whole_tower(network: MlaNetwork, images: torch.Tensor) -> Tokens:
+    """Adapter features of (B, 3, S, S), by every block in turn."""
+    settings, x = network.settings, network.clip.vision.embed(images)
+    seg: list[torch.Tensor] = []
+    det: list[torch.Tensor] = []
+    for number, block in enumerate(network.clip.vision.blocks, start=1):
+        x = block(x)
+        if number in settings.levels:
+            written = torch.zeros_like(x)
+            for adapters, kept in ((network.seg_adapters, seg), (network.det_adapters, det)):
+                adapter: Any = adapters[len(kept)]
+                kept.append(adapter.features(x))
+                written = written + settings.mix * adapter.output(kept[-1])
+            x = (1 - 2 * settings.mix) * x + written
+    return Tokens(tuple(seg), tuple(det))
 
 
 def test_masks_are_read_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

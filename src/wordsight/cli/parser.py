@@ -12,6 +12,7 @@ import jsonargparse
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice = Literal["fp32", "bf16", "fp16", "auto"]
+Runtime = Literal["eager", "compile"]
 BACKBONE = "file of the CLIP where it is not where training found it"
 
 
@@ -81,11 +82,18 @@ def add_looking(parser: CommandParser, weights: str = BACKBONE) -> None:
     parser.add_argument("--weights", type=str | None, default=None, help=weights)
     parser.add_argument("--batch", type=int, default=8, help="images at a time")
     parser.add_argument(
+        "--workers",
+        type=int | None,
+        default=None,
+        help="processes that read the next images meanwhile; 0: none; null: 2, or 1 on one core",
+    )
+    parser.add_argument(
         "--precision",
         type=PrecisionChoice | None,
         default=None,
         help="of computations; auto: the fastest here; fp16 needs CUDA; null: as the run was trained, CARZero: fp32",
     )
+    parser.add_argument("--runtime", type=Runtime, default="eager", help="image tower as written, or torch.compile'd")
     add_running(parser)
 
 

@@ -50,12 +50,6 @@ def parser() -> CommandParser:
     add_switch(p, "--allow-outside", "a manifest may name files outside its folder", default=False)
     add_reading(p, "as the run was trained, else the file's own")
     add_switch(p, "--overwrite", "drop predictions that the output folder holds", default=False)
-    p.add_argument(
-        "--workers",
-        type=int | None,
-        default=None,
-        help="processes that read the next images meanwhile; 0: none; null: 2, or 1 on one core",
-    )
     add_looking(p, WEIGHTS)
     return p
 
@@ -153,6 +147,7 @@ def main(argv: Sequence[str]) -> int:
         ask=ask,
         device=args.device,
         precision=args.precision,
+        runtime=args.runtime,
         maps=args.maps,
         heatmaps=args.heatmaps,
         top=args.top,

@@ -39,8 +39,8 @@ TARGET = (
     "Histopathology|HIS, or any <Name>_AD folder, in any case; a manifest needs no name"
 )
 PROFILE = (
-    "settings to start from: the papers' (published), the same with its faults mended (corrected), or that with faster "
-    "training (default)"
+    "settings to start from: the papers' (published), the same with its faults mended (corrected), that with faster "
+    "training (default), or adapters that leave the image tower alone, with the fastest training (fast)"
 )
 PROTOCOL = (
     "what the model is chosen by: validation images, the last epoch, or (published) the test set as the papers did; "

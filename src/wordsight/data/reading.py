@@ -7,14 +7,17 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
 
 from wordsight.errors import DataError, ImageError, SettingsError
 from wordsight.imaging import read_record
 from wordsight.types import Image, Record
 
+J = TypeVar("J")
+D = TypeVar("D")
 INLINE = 32  # for fewer files starting processes costs more than it saves
 
 
@@ -32,21 +35,28 @@ def reading_workers(workers: int | None) -> int:
 
 
 def read_records(records: Sequence[Record], *, workers: int = 0, ahead: int = 8) -> Generator[Image | str, None, None]:
-    """The image of every record in order, or the message that says why it cannot be read.
+    """The image of every record in order, or the message that says why it cannot be read; see `read_ahead`."""
+    return read_ahead(_read, records, workers=workers, ahead=ahead)
 
-    workers: processes that read, 0 for this one; few files are always read here. ahead: the most images that wait to
+
+def read_ahead(
+    read: Callable[[J], D], jobs: Sequence[J], *, workers: int = 0, ahead: int = 8
+) -> Generator[D, None, None]:
+    """What a function of a module reads for every job, in order.
+
+    workers: processes that read, 0 for this one; few files are always read here. ahead: the most results that wait to
     be taken, which bounds the memory. Close the iterator to stop the processes early. They are spawned, so a script
     that asks for them must run under `if __name__ == "__main__":`.
     Raises DataError if a process dies.
     """
-    if not workers or len(records) < INLINE:
-        yield from map(_read, records)
+    if not workers or len(jobs) < INLINE:
+        yield from map(read, jobs)
         return
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
-    waiting: deque[Future[Image | str]] = deque()
+    waiting: deque[Future[D]] = deque()
     try:
-        for record in records:
-            waiting.append(pool.submit(_read, record))
+        for job in jobs:
+            waiting.append(pool.submit(read, job))
             if len(waiting) >= max(ahead, workers):
                 yield waiting.popleft().result()
         while waiting:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from wordsight.models.carzero.detector import CarZero
     from wordsight.models.carzero.settings import CarZeroSettings
     from wordsight.models.mla.detector import MlaLp
-    from wordsight.models.precision import PrecisionChoice
 
 CARZERO, TINY = "carzero", "tiny"
 D = TypeVar("D", "MlaLp", "CarZero")
@@ -53,11 +52,14 @@ def device_of(options: PredictOptions | EvaluateOptions) -> str:
     return str(find_device(options.device, "fp32" if wanted is None or wanted == "auto" else wanted))
 
 
-def in_precision(detector: D, wanted: PrecisionChoice | None) -> D:
-    """The detector, computing in the precision asked for on its device; None leaves its own."""
+def computing(detector: D, options: PredictOptions | EvaluateOptions) -> D:
+    """The detector, computing on its device in the precision and runtime asked for; precision None leaves its own."""
     from wordsight.models.precision import resolve_precision
+    from wordsight.models.runtime import resolve_runtime
 
-    return detector if wanted is None else replace(detector, precision=resolve_precision(wanted, detector.device))
+    device, wanted = detector.device, options.precision
+    precision = detector.precision if wanted is None else resolve_precision(wanted, device)
+    return replace(detector, precision=precision, runtime=resolve_runtime(options.runtime, device))
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ def _looker_of_run(options: PredictOptions) -> Looker:
         raise SettingsError(f"{options.model}: holds several detectors ({names}). Name the folder of one of them.")
     _refuse_questions(options)
     detector: MlaLp = load(folders[0], weights=options.weights, device=device)
-    return _looker_of_mla(replace(in_precision(detector, options.precision), batch_size=options.eval_batch))
+    return _looker_of_mla(replace(computing(detector, options), batch_size=options.eval_batch))
 
 
 def _refuse_own(options: PredictOptions) -> None:
@@ -119,6 +121,7 @@ def _looker_of_mla(detector: MlaLp) -> Looker:
         "mode": detector.mode,
         "map_branch": detector.map_branch,
         "precision": detector.precision,
+        **({} if detector.runtime == "eager" else {"runtime": detector.runtime}),
         "bank": None if detector.bank is None else detector.bank.content,
         "relative bank": None if detector.relative_bank is None else detector.relative_bank.content,
         "scale": detector.scale.to_json(),
@@ -191,7 +194,7 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
     prompts = _wanted_prompts(ask)
     cache = PromptCache((ask.cache or cache_folder()) / "prompts")
     bound = replace(
-        in_precision(detector, options.precision).with_prompts(prompts, cache=cache),
+        computing(detector, options).with_prompts(prompts, cache=cache),
         scores=ask.scores,
         similarity=ask.similarity,
         combine=ask.combine,
@@ -207,6 +210,7 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
         "combine": ask.combine,
         "map_style": ask.map_style,
         "precision": bound.precision,
+        **({} if bound.runtime == "eager" else {"runtime": bound.runtime}),
         "prompts": {
             "positive": dict(zip(prompts.findings, prompts.positive, strict=True)),
             "negative": None

@@ -12,7 +12,7 @@ from wordsight.data.benchmark import set_names
 from wordsight.errors import DataError, SettingsError
 from wordsight.files import file_hash
 from wordsight.progress import progress
-from wordsight.study.detectors import device_of, in_precision
+from wordsight.study.detectors import computing, device_of
 from wordsight.study.folders import detector_folders, protocol_of, read_run
 from wordsight.study.options import EvaluateOptions, Study
 from wordsight.types import Record
@@ -91,7 +91,7 @@ def _measured(
     stored = read_run(folder)
     run = None if stored is None else stored["run"]
     detector = MlaLp.load(folder, weights=options.weights, device=device_of(options))
-    detector = replace(in_precision(detector, options.precision), batch_size=options.eval_batch)
+    detector = replace(computing(detector, options), batch_size=options.eval_batch)
     window, frame = (run or {}).get("window"), (run or {}).get("frame")
     frame = frame if options.frame is None else options.frame
     records = read_as(records, window=options.window or window, frame=frame)
@@ -110,6 +110,7 @@ def _measured(
         bootstrap_draws=options.bootstrap,
         mask_rule="half" if _training(run).get("mask_rule") == "half" else "any",
         transductive=transductive,
+        workers=options.workers,
     )
 
 

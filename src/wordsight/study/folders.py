@@ -132,6 +132,7 @@ def protocol_of(detector: MlaLp, run: Mapping[str, Any] | None) -> dict[str, Sca
         "architecture": Path(detector.clip.architecture).name,
         "profile": run.get("profile"),
         "precision": detector.precision,
+        "runtime": None if detector.runtime == "eager" else detector.runtime,
         "epoch": info.get("epoch"),
         "selected": info.get("selected"),
         "support": support.get("origin"),

@@ -15,6 +15,7 @@ from wordsight.train.settings import MlaTraining
 if TYPE_CHECKING:
     from wordsight.evaluate import Evaluation
     from wordsight.models.precision import PrecisionChoice
+    from wordsight.models.runtime import Runtime
 
 Split = Literal["train", "valid", "test"]
 
@@ -104,9 +105,11 @@ class EvaluateOptions:
     allow_outside: a manifest may name files outside its folder.
     out: None for the run's own folder, or for other data a folder inside it. weights: the backbone's file where it is
     not where training found it. device: auto, cpu, cuda or cuda:<number>. precision: None as the run was trained.
+    runtime: eager, or compile where torch.compile works, see `models.runtime`.
     transductive: scale scores over the test images, the papers' protocol; None: as the run's protocol says.
     regions, patient_pattern: organ masks and patients of a set in the benchmark's layout, see `benchmark_records`.
     bootstrap, heatmaps, eval_batch: as in TrainOptions. window, frame: None as the run was trained.
+    workers: processes that read the next images meanwhile, None for one or two of them, 0 for none; see `read_ahead`.
     """
 
     runs: tuple[Path, ...]
@@ -117,12 +120,14 @@ class EvaluateOptions:
     weights: Path | None = None
     device: str = "auto"
     precision: PrecisionChoice | None = None
+    runtime: Runtime = "eager"
     transductive: bool | None = None
     regions: Path | None = None
     patient_pattern: str | None = None
     bootstrap: int = 1000
     heatmaps: int | None = None
     eval_batch: int = 8
+    workers: int | None = 0
     allow_outside: bool = False
     window: str | None = None
     frame: int | None = None
@@ -138,8 +143,8 @@ class PredictOptions:
     at all; heatmaps: write them on each image's own grid, for `top` highest-scored findings per image, None for all.
     all_frames: every frame of multi-frame files, not the first. overwrite: drop what lies in the output folder.
     allow_outside: a manifest may name files outside its folder.
-    device, eval_batch: as in EvaluateOptions. precision: None as the run was trained, for CARZero fp32. workers:
-    processes that read the next images meanwhile, None for one or two of them, 0 for none; see `read_records`.
+    device, runtime, eval_batch, workers: as in EvaluateOptions. precision: None as the run was trained, for CARZero
+    fp32.
     window, frame: how files are read, see `read_as`; None as the run was trained.
     Raises SettingsError for values out of range.
     """
@@ -151,6 +156,7 @@ class PredictOptions:
     ask: AskOptions = field(default_factory=lambda: AskOptions())
     device: str = "auto"
     precision: PrecisionChoice | None = None
+    runtime: Runtime = "eager"
     maps: bool = True
     heatmaps: bool = True
     top: int | None = 3

@@ -20,7 +20,7 @@ from wordsight.models.tensor_files import hash_tensors
 from wordsight.progress import progress, track
 from wordsight.train.engine import load_state, make_fabric, save_state, train
 from wordsight.train.judging import judged, standard_error
-from wordsight.train.samples import Samples, StemCache, SupportArrays
+from wordsight.train.samples import FrozenCache, Samples, SupportArrays
 from wordsight.train.settings import MlaTraining
 from wordsight.train.store import TensorStore
 
@@ -61,8 +61,8 @@ class Run:
         self.network = self.detector.network
         memory, disk = (int(gib * 2**30) for gib in (training.cache_gb, training.cache_disk_gb))
         store = TensorStore(memory, disk, None if folder is None else Path(folder))
-        self.sets = [StemCache(self.network, s, store, self.fabric.autocast) for s in sets]
-        self.judge = [StemCache(self.network, s, store, self.fabric.autocast) for s in judge]
+        self.sets = [FrozenCache(self.network, s, store, self.fabric.autocast) for s in sets]
+        self.judge = [FrozenCache(self.network, s, store, self.fabric.autocast) for s in judge]
         self.shots = len(bank.normal) if bank is not None else 0
         self.support = bank
         self.object_names = dict(object_names or {})
@@ -105,21 +105,21 @@ class Run:
         """Loss of one batch; the seg adapters get no gradient from sets without masks, as published."""
         cache = self.sets[batch[0]]
         samples, device = cache.samples, self.fabric.device
-        stem = cache(batch[1])
+        frozen = cache(batch[1])
         label = samples.labels[batch[1]].to(device)
         mask = None
         if samples.masked:
             mask = torch.stack([samples.mask(i) for i in batch[1]]).to(device, torch.float32)
-        frozen = mask is None and any(p.requires_grad for p in self.network.seg_adapters.parameters())
-        if frozen:
+        left_out = mask is None and any(p.requires_grad for p in self.network.seg_adapters.parameters())
+        if left_out:
             self.network.seg_adapters.requires_grad_(False)
         try:
             with self.fabric.autocast():
                 text = self.network.text(self._object_name(samples.name))
-                tokens = self.network.adapt(stem, seg=mask is not None)
+                tokens = self.network.adapt(frozen, seg=mask is not None)
                 return self.network.loss(tokens, text, label, mask).total
         finally:
-            if frozen:
+            if left_out:
                 self.network.seg_adapters.requires_grad_(True)
 
     def _object_name(self, name: str) -> str | None:
@@ -130,7 +130,7 @@ class Run:
         start = self._resume()
         self.network.eval()
         for cache in self.sets:
-            cache.warm("first blocks")
+            cache.warm("frozen blocks")
         before = self.training.evaluate_when == "before_epoch"
         train(
             self.fabric,
@@ -219,7 +219,7 @@ class Run:
         return tuple(r for r in ways if not zero_shot or r.map_memory_weight == ways[0].map_memory_weight)
 
     @torch.no_grad()
-    def _raws(self, detector: MlaLp, cache: StemCache) -> list[RawScores]:
+    def _raws(self, detector: MlaLp, cache: FrozenCache) -> list[RawScores]:
         with self.fabric.autocast():
             text = self.network.text(self._object_name(cache.samples.name)).float()
         out: list[RawScores] = []
@@ -234,7 +234,7 @@ class Run:
 
     @torch.no_grad()
     def _bound(self, memories: frozenset[bool]) -> MlaLp:
-        """The detector with banks of the present weights; the support's stems are the training set's own."""
+        """The detector with banks of the present weights; the support's streams are the training set's own."""
         if self.support is None:
             return self.detector
         first = VARIANTS * len(self.support.abnormal)
@@ -243,8 +243,8 @@ class Run:
         def batches() -> Iterator[Any]:
             for part in track(list(_blocks(len(rows), self.detector.batch_size)), "Memory bank", unit="batches"):
                 with self.fabric.autocast():
-                    stems = self.sets[0]([rows[i] for i in part])
-                    yield self.network.adapt(stems, seg=self.detector.map_branch == "seg")
+                    frozen = self.sets[0]([rows[i] for i in part])
+                    yield self.network.adapt(frozen, seg=self.detector.map_branch == "seg")
 
         owner = torch.arange(self.shots).repeat(VARIANTS)
         return self.detector.with_banks(batches(), owner, memories)

@@ -51,7 +51,7 @@ def _label(record: Record) -> int:
 def samples_from_records(
     records: Sequence[Record], spec: InputSpec, *, name: str, mask_rule: str = "any", masked: bool | None = None
 ) -> Samples:
-    """Records read from disk on demand; what is expensive of an image is kept by `StemCache`, masks are kept as bits.
+    """Records read from disk on demand; what is expensive of an image is kept by `FrozenCache`, masks are kept as bits.
 
     masked: None = whether any record has a mask. Raises DataError for unlabelled records or an empty set.
     """
@@ -148,8 +148,8 @@ def support_arrays(
     )
 
 
-class StemCache:
-    """Residual streams after the frozen first blocks, computed once per image while the store has room.
+class FrozenCache:
+    """Residual streams that depend on nothing trained (`MlaNetwork.frozen`), once per image while the store has room.
 
     Images pass one at a time, so that a value never depends on which others were asked for with it. Several sets may
     share a store.
@@ -164,7 +164,7 @@ class StemCache:
         self._device = next(network.parameters()).device
 
     def __call__(self, indices: Sequence[int]) -> Tensor:
-        """(B, 1 + P, W) on the network's device."""
+        """(B, F, N + P, W) on the network's device: the first level, without mixing adapters every level."""
         return torch.cat([self._one(i) for i in indices])
 
     def _one(self, i: int) -> Tensor:
@@ -172,9 +172,9 @@ class StemCache:
         if kept is not None:
             return kept.to(self._device)
         with self._autocast():  # type: ignore[attr-defined]
-            stem = self._network.stem(self.samples.load(i)[None].to(self._device))
-        self._full = self._full or not self._store.put((id(self), i), stem)
-        return stem
+            streams = self._network.frozen(self.samples.load(i)[None].to(self._device))
+        self._full = self._full or not self._store.put((id(self), i), streams)
+        return streams
 
     def warm(self, description: str) -> None:
         """Fill the store with a progress bar, as far as it has room."""

@@ -31,8 +31,8 @@ class MlaTraining:
     must beat it, where no masks steady the choice (Breiman et al., Classification and Regression Trees, 1984, section
     3.4.3: among those within one standard error take the simplest; published: 0). mask_rule: "any" grey level above
     zero is abnormal, or "half" as published (> 0.5); seed: shuffling; precision fp32, bf16 or fp16; device; cache_gb:
-    memory for frozen activations, in GiB; cache_disk_gb: the same in a temporary file, which
-    takes what the memory does not (at most half of the disk's free space).
+    memory for frozen activations (with mix 0: of every level), in GiB; cache_disk_gb: the same in a temporary file,
+    which takes what the memory does not (at most half of the disk's free space).
     """
 
     epochs: int = 50

@@ -31,6 +31,7 @@ from wordsight.models.carzero.text_encoder import TextFeatures
 from wordsight.models.carzero.text_input import TextInput, Tokens, clean, find_text_folder
 from wordsight.models.carzero.weights import load_network, state_of, text_shape, write_safetensors
 from wordsight.models.precision import Precision, PrecisionChoice, autocast, resolve_precision
+from wordsight.models.runtime import Runtime, resolve_runtime, running
 from wordsight.models.tensor_files import hash_tensors
 from wordsight.types import Float32, Geometry, Heatmap, Image, Prediction, PromptSet, ScoreKind
 
@@ -83,7 +84,8 @@ class CarZero:
     "There is X" against "There is no X". combine: mean or max over the sentences of a finding, None for what the
     prompt set says. similarity: what compares image and sentence; all but "fusion" are for comparison. maps: whether
     predictions carry attention maps. enlarge: "smooth" leaves the cells as they are (a heatmap is bilinear between
-    their centres), "nearest" repeats each over its pixels, as published.
+    their centres), "nearest" repeats each over its pixels, as published. runtime: how the image encoder runs, see
+    `models.runtime`.
     """
 
     network: CarZeroNetwork
@@ -96,6 +98,7 @@ class CarZero:
     maps: bool = True
     enlarge: Enlarge = "smooth"
     precision: Precision = "fp32"
+    runtime: Runtime = "eager"
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -119,15 +122,17 @@ class CarZero:
         *,
         device: str | torch.device = "cpu",
         precision: PrecisionChoice = "fp32",
+        runtime: Runtime = "eager",
     ) -> CarZero:
         """A detector around a network (in eval mode, moved to the device); text: see `TextInput`.
 
-        precision: of computations, "auto" for the fastest that the device has (`choose_precision`).
+        precision: of computations, "auto" for the fastest that the device has (`choose_precision`). runtime: "compile"
+        speeds the image encoder up where torch.compile works, see `models.runtime`.
         """
         text_input = TextInput(text, network.settings)
         digest = hash_tensors(state_of(network))[:16]
-        precise = resolve_precision(precision, device)
-        return cls(network.eval().to(device), text_input, digest, precision=precise)
+        precise, runs = resolve_precision(precision, device), resolve_runtime(runtime, device)
+        return cls(network.eval().to(device), text_input, digest, precision=precise, runtime=runs)
 
     @classmethod
     def from_published(
@@ -138,6 +143,7 @@ class CarZero:
         settings: CarZeroSettings | None = None,
         device: str | torch.device = "cpu",
         precision: PrecisionChoice = "fp32",
+        runtime: Runtime = "eager",
         download: bool = False,
     ) -> CarZero:
         """Weights of a published checkpoint (CARZero_best_model.ckpt) or of our safetensors.
@@ -149,7 +155,7 @@ class CarZero:
         """
         folder = find_text_folder(text, download=download)
         network = load_network(weights, settings, bert=text_shape(folder))
-        return cls.from_network(network, folder, device=device, precision=precision)
+        return cls.from_network(network, folder, device=device, precision=precision, runtime=runtime)
 
     def save(self, path: str | Path) -> None:
         """All weights and settings into one safetensors file, which `from_published` reads."""
@@ -202,7 +208,7 @@ class CarZero:
         for start in range(0, len(images), self.batch_size):
             pairs = [prepare(image, self.input_spec) for image in images[start : start + self.batch_size]]
             arrays = torch.from_numpy(np.stack([array for array, _ in pairs])).to(self.device)
-            with autocast(self.device, self.precision):
+            with autocast(self.device, self.precision), running(self.runtime):
                 tokens.append(self.network.encode_images(arrays).float())
             geometries += [geometry for _, geometry in pairs]
         none = torch.zeros(0, 1 + self.settings.grid**2, self.settings.width, device=self.device)

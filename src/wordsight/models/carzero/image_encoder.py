@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.workspace import Workspace, Workspaces, in_new_memory
+from wordsight.models.runtime import compiling, laid_out, run_module
 
 IMAGES = 8
 
@@ -39,14 +40,22 @@ class VitEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 1 + P, D)."""
-        if torch.is_grad_enabled() or in_new_memory(images):
-            tokens: Tensor = self.model.forward_features(images)
-            return tokens
+        if torch.is_grad_enabled() or in_new_memory(images) or compiling():
+            return self._block_by_block(images)
         with self._spaces.one() as work:
             return torch.cat([self._in_place(part, work) for part in torch.split(images, IMAGES)])
 
+    def _block_by_block(self, images: Tensor) -> Tensor:
+        """What `model.forward_features` computes, with blocks that can be compiled."""
+        model: Any = self.model
+        x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+        for block in model.blocks:
+            x = run_module(block, x)
+        tokens: Tensor = model.norm(x)
+        return tokens
+
     def _in_place(self, images: Tensor, work: Workspace) -> Tensor:
-        """What `model.forward_features` computes, in memory that is used again: 3 to 5 % faster on the CPU."""
+        """The same in memory that is used again: 3 to 5 % faster on the CPU."""
         net: Any = self.model
         patches = net.patch_embed(images)
         x = torch.cat([net.cls_token.expand(len(images), -1, -1), patches], dim=1).add_(net.pos_embed)
@@ -75,7 +84,7 @@ class ResNetEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 1 + P, D)."""
         net = self.model
-        x = net.maxpool(net.act1(net.bn1(net.conv1(images))))
+        x = net.maxpool(net.act1(net.bn1(net.conv1(laid_out(images)))))
         third = net.layer3(net.layer2(net.layer1(x)))  # (B, 1024, S / 16, S / 16)
         pooled = net.layer4(third).mean(dim=(2, 3))  # (B, 2048)
         patches = self.local_embedder(third).flatten(2).transpose(1, 2)  # (B, P, D)

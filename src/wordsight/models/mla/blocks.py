@@ -1,8 +1,8 @@
 """Residual attention blocks of open_clip, without the copies its attention makes and, where asked, for one position.
 
 torch's MultiheadAttention copies queries, keys and values into another order before it attends, and their gradients
-back, which costs a fifth of a training step through a text tower. The functions here use the same weights in the same
-order of operations; values agree up to rounding. Blocks of another make (normalised queries, scaled heads) run as their
+back, which costs a fifth of a training step through a text tower. The functions here use the same weights; values agree
+up to rounding. Blocks of another make (normalised queries, scaled heads) run as their
 library wrote them.
 """
 
@@ -15,6 +15,9 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 from torch.nn import functional as F
 
+SHORT = range(32, 129)
+"""Lengths at which torch's fused attention on the CPU, with its gradients, is slower than its parts (a sixth at 77)."""
+
 
 def run_block(block: Any, x: Tensor, *, causal: bool = False) -> Tensor:
     """A pre-norm residual block: (B, N, W) -> (B, N, W). causal: no position looks at later ones."""
@@ -23,27 +26,30 @@ def run_block(block: Any, x: Tensor, *, causal: bool = False) -> Tensor:
         out: Tensor = block(x, attn_mask=mask) if causal else block(x)
         return out
     query, key, value = _projected(block, block.ln_1(x), 0, 3)
-    attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-    return _finished(block, x, attended)
+    attended = _attend(query, key, value, causal)
+    return _finished(block, x, attended.transpose(1, 2).reshape(x.shape))
 
 
 def run_block_at(block: Any, x: Tensor, positions: Tensor, *, causal: bool = False) -> Tensor:
     """The same at one position of each row alone: (B, N, W), positions (B,) -> (B, W).
 
-    Keys and values come from all N positions (causal: from those up to the one asked for); the query, the attention's
-    output and the perceptron, 10 of a block's 12 W^2 products per token, from one.
+    One query reads all N positions (causal: those up to it), so their keys and values are never made: q . (K n + k) is
+    (K^T q) . n plus a number that the softmax does not see, and the mean of V n + v is V times the mean of n, plus v.
     """
     rows = torch.arange(len(x), device=x.device)
     if not _plain(block):
         return run_block(block, x, causal=causal)[rows, positions]
-    normed = block.ln_1(x)
-    (query,) = _projected(block, normed[rows, positions][:, None], 0, 1)
-    key, value = _projected(block, normed, 1, 3)
+    normed, heads = block.ln_1(x), block.attn.num_heads
+    key, value = (block.attn.in_proj_weight[i * x.shape[2] :][: x.shape[2]].unflatten(0, (heads, -1)) for i in (1, 2))
+    (query,) = _projected(block, normed[rows, positions][:, None], 0, 1)  # (B, heads, 1, W / heads)
+    folded = torch.einsum("bhd,hdw->bhw", query[:, :, 0], key)[:, None]  # (B, 1, heads, W): as many queries as heads
     seen = None
     if causal:
         seen = (torch.arange(x.shape[1], device=x.device) <= positions[:, None])[:, None, None]  # (B, 1, 1, N)
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-    return _finished(block, x[rows, positions][:, None], attended)[:, 0]
+    one = normed[:, None]  # the positions themselves are keys and values
+    means = F.scaled_dot_product_attention(folded, one, one, attn_mask=seen, scale=query.shape[-1] ** -0.5)[:, 0]
+    attended = torch.einsum("bhw,hdw->bhd", means, value).flatten(1) + block.attn.in_proj_bias[2 * x.shape[2] :]
+    return _finished(block, x[rows, positions][:, None], attended[:, None])[:, 0]
 
 
 def _plain(block: Any) -> bool:
@@ -57,12 +63,21 @@ def _projected(block: Any, normed: Tensor, first: int, last: int) -> tuple[Tenso
     part = slice(first * width, last * width)
     products = F.linear(normed, attention.in_proj_weight[part], attention.in_proj_bias[part])
     heads = products.view(*normed.shape[:2], last - first, attention.num_heads, width // attention.num_heads)
-    return heads.permute(2, 0, 3, 1, 4).unbind()
+    # apart along the third axis, not the first: then the three gradients are joined in the order of the product's
+    return tuple(part.transpose(1, 2) for part in heads.unbind(dim=2))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """Attention of every position to all (causal: to none behind it), each (B, heads, N, W / heads)."""
+    learns = query.requires_grad and query.device.type == "cpu"
+    if causal or not learns or query.shape[2] not in SHORT:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    shares: Tensor = (query * query.shape[3] ** -0.5 @ key.mT).softmax(dim=-1)
+    return shares @ value
 
 
 def _finished(block: Any, x: Tensor, attended: Tensor) -> Tensor:
-    """Output projection, first residual, perceptron and second residual: (B, heads, N, W / heads) -> (B, N, W)."""
-    joined = attended.transpose(1, 2).reshape(x.shape)
-    x = x + block.ls_1(block.attn.out_proj(joined))
+    """Output projection, first residual, perceptron and second residual; heads joined: (B, N, W) -> (B, N, W)."""
+    x = x + block.ls_1(block.attn.out_proj(attended))
     out: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
     return out

@@ -23,6 +23,7 @@ from wordsight.models.mla.reading import PUBLISHED, Reading
 from wordsight.models.mla.scoring import UNSCALED, Mode, RawScores, ScoreScale, combine
 from wordsight.models.mla.settings import MlaSettings
 from wordsight.models.precision import Precision, autocast
+from wordsight.models.runtime import Runtime, resolve_runtime, running
 from wordsight.progress import track
 from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind
 
@@ -36,7 +37,8 @@ class MlaLp:
 
     network: the adapted tower. mode: how scores are made (see scoring.Mode). bank: rows of the normal support images,
     of the branch that makes the maps. relative_bank: the same of relative tokens, where the reading asks for them.
-    scale: what maps raw values to [0, 1]. reading: how scores are read off the patches. info: how it was trained
+    scale: what maps raw values to [0, 1]. reading: how scores are read off the patches. runtime: how the image tower
+    runs, see `models.runtime`. info: how it was trained
     (plain values).
     """
 
@@ -48,6 +50,7 @@ class MlaLp:
     scale: ScoreScale = UNSCALED
     reading: Reading = PUBLISHED
     precision: Precision = "fp32"
+    runtime: Runtime = "eager"
     batch_size: int = 8
     info: Mapping[str, Any] = field(default_factory=dict)
     _texts: list[tuple[list[Tensor], Tensor]] = field(default_factory=list, init=False, repr=False)
@@ -64,6 +67,7 @@ class MlaLp:
         seed: int = 111,
         device: str | torch.device = "cpu",
         precision: Precision = "fp32",
+        runtime: Runtime = "eager",
     ) -> MlaLp:
         """Untrained adapters on any open_clip backbone; "tiny" is the network that ships with the package.
 
@@ -75,7 +79,7 @@ class MlaLp:
         if settings is None:
             wanted = replace(wanted, levels=quarter_levels(clip.vision_layers))
         network = MlaNetwork(clip, wanted, seed=seed).eval().to_device(device)
-        return cls(network, precision=precision)
+        return cls(network, precision=precision, runtime=resolve_runtime(runtime, device))
 
     @classmethod
     def load(cls, path: str | Path, *, weights: str | Path | None = None, device: str | torch.device = "cpu") -> MlaLp:
@@ -198,8 +202,8 @@ class MlaLp:
 
     @torch.no_grad()
     def tokens(self, arrays: Tensor) -> Tokens:
-        """Adapter features of prepared arrays, in the detector's precision."""
-        with autocast(self.device, self.precision):
+        """Adapter features of prepared arrays, in the detector's precision and runtime."""
+        with autocast(self.device, self.precision), running(self.runtime):
             tokens: Tokens = self.network(arrays.to(self.device), seg=self.map_branch == "seg")
         return tokens
 

@@ -42,7 +42,7 @@ class Adapter(nn.Module):
 class Tokens:
     """Adapter features per level, prefix tokens first: seg and det are L tensors (B, N + P, D).
 
-    Where nothing reads the seg branch, its last level is left out.
+    Where nothing reads the seg branch, levels whose features do not go into the stream either are left out.
     """
 
     seg: tuple[Tensor, ...]
@@ -95,28 +95,48 @@ class MlaNetwork(nn.Module):
                 x = block(x)
         return x
 
+    @property
+    def frozen_levels(self) -> int:
+        """F, the levels whose stream depends on nothing trained: all where adapters write nothing there, else one."""
+        return 1 if self.settings.mix else len(self.settings.levels)
+
+    def frozen(self, images: Tensor) -> Tensor:
+        """The stream after the blocks of the first F levels, (B, 3, S, S) -> (B, F, N + P, W), for `adapt`."""
+        with torch.no_grad():
+            streams = [self.stem(images)]
+            for level in range(1, self.frozen_levels):
+                streams.append(self._advanced(streams[-1], level))
+            return torch.stack(streams, dim=1)
+
+    def _advanced(self, x: Tensor, level: int) -> Tensor:
+        """From the level before to the end of a level's block, (B, N + P, W)."""
+        for block in self.clip.vision.blocks[self.settings.levels[level - 1] : self.settings.levels[level]]:
+            x = block(x)
+        return x
+
     def forward(self, images: Tensor, *, seg: bool = True) -> Tokens:
         """(B, 3, S, S) -> adapter features of every level; seg as in `adapt`."""
-        return self.adapt(self.stem(images), seg=seg)
+        return self.adapt(self.frozen(images), seg=seg)
 
-    def adapt(self, x: Tensor, *, seg: bool = True) -> Tokens:
-        """Residual stream after the first level's block, (B, N + P, W) -> adapter features of every level.
+    def adapt(self, frozen: Tensor, *, seg: bool = True) -> Tokens:
+        """What `frozen` gives, (B, F, N + P, W) -> adapter features of every level.
 
-        x <- (1 - 2 mix) x + mix seg + mix det after each level but the last, whose output nothing reads.
-        seg: whether anything reads the seg branch. The other levels' seg features go into the stream in any case.
+        x <- (1 - 2 mix) x + mix seg + mix det after each level but the last, whose output nothing reads; without mix
+        the stream is known at every level, and no block runs here. seg: whether anything reads the seg branch; features
+        that go into the stream are made in any case.
         """
         levels, mix = self.settings.levels, self.settings.mix
+        streams = list(frozen.unbind(dim=1))
         seg_features, det_features = [], []
         for level, (seg_adapter, det_adapter) in enumerate(self._adapters()):
-            last = level + 1 == len(levels)
+            x = streams[level]
+            writes = len(streams) == level + 1 < len(levels)
             det_features.append(det_adapter.features(x))  # (B, N + P, D)
-            if seg or not last:
+            if seg or writes:
                 seg_features.append(seg_adapter.features(x))
-            if not last:
+            if writes:
                 mixed = mix * seg_adapter.output(seg_features[-1]) + mix * det_adapter.output(det_features[-1])
-                x = (1 - 2 * mix) * x + mixed
-                for block in self.clip.vision.blocks[levels[level] : levels[level + 1]]:
-                    x = block(x)
+                streams.append(self._advanced((1 - 2 * mix) * x + mixed, level + 1))
         return Tokens(tuple(seg_features), tuple(det_features))
 
     def text(self, object_name: str | None = None) -> Tensor:

@@ -27,7 +27,8 @@ class MlaSettings:
     """The network, its prompts and its losses.
 
     image_size: side of the square input in pixels. levels: residual blocks (from 1) that adapters read and write after.
-    mix: share of each adapter branch written into the residual stream (x <- (1 - 2 mix) x + mix seg + mix det).
+    mix: share of each adapter branch written into the residual stream (x <- (1 - 2 mix) x + mix seg + mix det);
+        0: they only read, and no image block takes part in an update.
     slope: negative slope of the adapters' LeakyReLU. temperature: factor on the cosine of patch and text.
     activation: "gelu" as published (erf GELU, also on weights trained with QuickGELU), "quick_gelu", or "weights" =
     what the backbone was trained with. causal_text: mask the text tower causally as CLIP does (published: no mask).

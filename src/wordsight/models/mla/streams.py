@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from wordsight.models.mla.blocks import run_block
+from wordsight.models.runtime import compilable, run_module
 
 Block = Callable[[Tensor], Tensor]
+run_image_block = compilable(run_block)
 
 
 class VisionStream(Protocol):
@@ -63,7 +65,7 @@ class OpenClipVision:
     @property
     def blocks(self) -> list[Block]:
         """See VisionStream."""
-        return [partial(run_block, block) for block in self._visual.transformer.resblocks]
+        return [partial(run_image_block, block) for block in self._visual.transformer.resblocks]
 
     @property
     def positional_embedding(self) -> Tensor:
@@ -111,10 +113,10 @@ class TimmVision:
     @property
     def blocks(self) -> list[Block]:
         """See VisionStream; rotary positions, which depend on the grid alone, are bound to the blocks."""
-        blocks = list(self._trunk.blocks)
+        blocks = [partial(run_module, block) for block in self._trunk.blocks]
         rotary = getattr(self._trunk, "rope", None)
         if rotary is None:
-            return blocks
+            return list(blocks)
         angles = rotary.get_embed()
         if getattr(self._trunk, "rope_mixed", False):  # each block has its own
             return [partial(block, rope=own) for block, own in zip(blocks, angles, strict=True)]
