@@ -1,6 +1,7 @@
 """What bf16 (on CUDA also fp16) and torch.compile cost in accuracy and gain in time, beside fp32 as written.
 
     python benchmarks/precision.py [--quick] [--device cuda] [--json numbers.json]
+    python benchmarks/precision.py --data DATA --sets Brain Chest
 
 CARZero in full size with weights filled by rule: error of scores (14 prompts) and maps, time of the bare ViT-B/16 and
 of images to scores. MLA-LP in full size (ViT-L/14 at 240 pixels, weights from a seed, a bank of 2,048 random rows per
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -28,6 +29,7 @@ from suite import difference, interleaved, machine, suite_parser
 from torch import Tensor
 from torch.nn import functional as F
 
+from wordsight.data.benchmark import set_names
 from wordsight.errors import SettingsError
 from wordsight.files import write_json
 from wordsight.models.carzero.asking import AskedTexts
@@ -198,31 +200,39 @@ def carzero_on_phantoms(options: argparse.Namespace, device: torch.device) -> li
 
 
 def mla_on_phantoms(options: argparse.Namespace, device: torch.device) -> list[Row]:
-    """Image AUROC of the tiny MLA-LP, trained on 4 + 4 images of each set for two epochs; prints the table."""
-    from wordsight.data import benchmark_records, published_support
+    """Image AUROC of the tiny MLA-LP on phantoms in every format; prints the table."""
     from wordsight.data.phantoms import write_phantoms
+
+    sets, count = (SETS[:1], 4) if options.quick else (SETS, 25)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_phantoms(folder, names=sets, valid=4, test=count)
+        return tiny_mla(folder, sets, device)
+
+
+def tiny_mla(folder: Path, sets: Sequence[str], device: torch.device) -> list[Row]:
+    """Image AUROC of the tiny MLA-LP, trained on 4 + 4 images of each set for two epochs; prints the table."""
+    from wordsight.data import benchmark_records, draw_support
     from wordsight.evaluate import evaluate
     from wordsight.train.mla import fit_few
     from wordsight.train.recipes import recipe
 
-    sets, count = (SETS[:1], 4) if options.quick else (SETS, 25)
     found: dict[Precision, list[float]] = {name: [] for name in formats(device)}
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_phantoms(folder, names=sets, valid=4, test=count)
-        for name in sets:
-            settings, training = recipe("fast", "mla", 4, "tiny")
-            settings = replace(settings, levels=quarter_levels(MlaLp.from_clip("tiny").clip.vision_layers))
-            training = replace(training, epochs=2, protocol="last", device=str(device))
-            support = published_support(folder, name, 4, 0, benchmark_records(folder, name, "valid"))
-            with torch.inference_mode(False), torch.enable_grad():
-                detector = fit_few(MlaLp.from_clip("tiny", settings=settings), support, training=training)
-            records = benchmark_records(folder, name, "test")
-            for precision, values in found.items():
-                precise = replace(detector, precision=precision)
-                how = {"dataset": name, "protocol": {}, "bootstrap_draws": 0, "progress": False}
-                values.append(evaluate(precise, records, **how).numbers["image_auroc"].value)  # type: ignore[arg-type]
-    print(f"\n| tiny MLA-LP, {2 * count} phantoms of a set | {' | '.join(sets)} | mean image AUROC |")
+    counts = []
+    for name in sets:
+        settings, training = recipe("fast", "mla", 4, "tiny")
+        settings = replace(settings, levels=quarter_levels(MlaLp.from_clip("tiny").clip.vision_layers))
+        training = replace(training, epochs=2, protocol="last", device=str(device))
+        support = draw_support(benchmark_records(folder, name, "valid"), 4, seed=0)
+        with torch.inference_mode(False), torch.enable_grad():
+            detector = fit_few(MlaLp.from_clip("tiny", settings=settings), support, training=training)
+        records = benchmark_records(folder, name, "test")
+        counts.append(f"{name} ({len(records)})")
+        for precision, values in found.items():
+            precise = replace(detector, precision=precision)
+            how = {"dataset": name, "protocol": {}, "bootstrap_draws": 0, "progress": False}
+            values.append(evaluate(precise, records, **how).numbers["image_auroc"].value)  # type: ignore[arg-type]
+    print(f"\n| tiny MLA-LP, set (images) | {' | '.join(counts)} | mean image AUROC |")
     print("|---|" + "---|" * (len(sets) + 1))
     for precision, values in found.items():
         print(f"| {precision} | {' | '.join(f'{v:.4f}' for v in values)} | {np.mean(values):.4f} |", flush=True)
@@ -231,9 +241,18 @@ def mla_on_phantoms(options: argparse.Namespace, device: torch.device) -> list[R
 
 def main() -> None:
     """Print the tables."""
-    options = suite_parser(__doc__, repeats=3).parse_args()
+    parser = suite_parser(__doc__, repeats=3)
+    parser.add_argument("--data", type=Path, help="folder of sets of your own: only their AUROC in every format")
+    parser.add_argument("--sets", nargs="+", help="which of them, such as Brain for Brain_AD")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    if options.data is not None:
+        with torch.inference_mode():
+            rows = tiny_mla(options.data, options.sets or set_names(options.data), device)
+        if options.json:
+            write_json(options.json, {"machine": machine(device), "data": rows})
+        return
     with torch.inference_mode():
         chosen = list(ways(device))
         found: dict[str, object] = {}
