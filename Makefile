@@ -49,7 +49,7 @@ format: $(STAMP)  ## format and apply the safe fixes
 bench: $(STAMP)  ## speed in full size against the published order, files, precision; tables in OUT; 25 minutes
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/phantoms.py --count 20
+	$(BIN)/python benchmarks/phantoms.py
 	$(BIN)/python benchmarks/carzero_speed.py --json $(OUT)/carzero_speed.json
 	$(BIN)/python benchmarks/carzero_files.py --json $(OUT)/carzero_files.json
 	$(BIN)/python benchmarks/precision.py --json $(OUT)/precision.json
