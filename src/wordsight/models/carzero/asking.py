@@ -224,8 +224,8 @@ class ImageTokens:
             if self.remembered:
                 x, looked = self._look(layer, x, self._remember(layer, len(sentences)), maps)
             else:
-                x, looked = _ask_tokens(layer, x, self._normed)
-            attention += [looked] if maps and looked is not None else []
+                x, looked = _ask_tokens(layer, x, self._normed, maps)
+            attention += [] if looked is None else [looked]
             self._work.feed_forward(layer, x.flatten(0, 1))
         logits = self._work.logits(self._fusion, x.flatten(0, 1)).view(x.shape[:2])
         return logits, torch.stack(attention) if maps else None
@@ -262,8 +262,8 @@ def _input_projection(layer: DecoderLayer) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
-def _ask_tokens(layer: DecoderLayer, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries (B or 1, Q, D) read normed tokens (B, n, D) -> (B, Q, D) and the attention (B, Q, n)."""
+def _ask_tokens(layer: DecoderLayer, x: Tensor, tokens: Tensor, maps: bool) -> tuple[Tensor, Tensor | None]:
+    """Queries (B or 1, Q, D) read normed tokens (B, n, D) -> (B, Q, D), and with maps the attention (B, Q, n)."""
     heads, width = layer.heads, x.shape[-1]
     (wq, wk, wv), (bq, _, bv) = (part.chunk(3) for part in _input_projection(layer))
     rows, count, size = len(tokens), x.shape[1], width // heads
@@ -274,4 +274,4 @@ def _ask_tokens(layer: DecoderLayer, x: Tensor, tokens: Tensor) -> tuple[Tensor,
     read = torch.bmm(weights, tokens).reshape(rows, count, heads, width)
     values = torch.einsum("bqhe,hde->bqhd", read, wv.reshape(heads, size, width)).flatten(2) + bv
     x = x + layer.multihead_attn.out_proj(values)
-    return x, weights.reshape(rows, count, heads, -1).mean(dim=2)
+    return x, weights.reshape(rows, count, heads, -1).mean(dim=2) if maps else None

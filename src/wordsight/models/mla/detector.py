@@ -38,8 +38,7 @@ class MlaLp:
     network: the adapted tower. mode: how scores are made (see scoring.Mode). bank: rows of the normal support images,
     of the branch that makes the maps. relative_bank: the same of relative tokens, where the reading asks for them.
     scale: what maps raw values to [0, 1]. reading: how scores are read off the patches. runtime: how the image tower
-    runs, see `models.runtime`. info: how it was trained
-    (plain values).
+    runs, see `models.runtime`. info: how it was trained (plain values).
     """
 
     network: MlaNetwork
@@ -192,13 +191,18 @@ class MlaLp:
             square(torch.stack([self.network.margin(level.float(), text) for level in levels], dim=1)).cpu().numpy()
             for levels in (branch, tokens.det)
         )
-        distances: list[Sequence[Float32 | None]] = [[None] * len(sources), [None] * len(sources)]
-        patches = [self.network.patches(level) for level in branch]
-        for kind, bank in enumerate((self.bank, self.relative_bank)):
-            if bank is not None and self.mode != "zero-shot":
-                distances[kind] = list(square(bank.distance(patches, leave_out=leave_out)).cpu().numpy())
-        rows = zip(margins, det, distances[0], geometries, sources, distances[1], strict=True)
+        plain, relative = (self._distances(bank, branch, leave_out) for bank in (self.bank, self.relative_bank))
+        rows = zip(margins, det, plain, geometries, sources, relative, strict=True)
         return [RawScores(*row) for row in rows]
+
+    def _distances(
+        self, bank: MemoryBank | None, branch: Sequence[Tensor], leave_out: int | None
+    ) -> Sequence[Float32 | None]:
+        """The distance (g, g) of every image to a bank, None without one and in zero-shot."""
+        if bank is None or self.mode == "zero-shot":
+            return [None] * len(branch[0])
+        nearest = bank.distance([self.network.patches(level) for level in branch], leave_out=leave_out)
+        return list(square(nearest).cpu().numpy())
 
     @torch.no_grad()
     def tokens(self, arrays: Tensor) -> Tokens:

@@ -122,8 +122,9 @@ def load_detector(folder: Path, *, weights: str | Path | None, device: str | tor
     fill_network(network, read_safetensors(folder / ADAPTERS)[0], folder / ADAPTERS)
     levels = len(settings.levels)
     bank = _load_bank(folder / BANK, levels).to(device) if values["bank"] else None
-    relative = values.get("relative_bank", False)
-    relative_bank = _load_bank(folder / RELATIVE_BANK, levels, relative=True).to(device) if relative else None
+    relative_bank = None
+    if values["relative_bank"]:
+        relative_bank = _load_bank(folder / RELATIVE_BANK, levels, relative=True).to(device)
     return MlaLp(
         network.eval().to_device(device),
         mode=values["mode"],
