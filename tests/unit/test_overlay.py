@@ -162,3 +162,24 @@ def test_overlay_on_a_real_slice(shared: Path) -> None:
     drawn = overlay(Image(pixels), heatmap_of(mask.astype(np.float32)))
     warmth = drawn.astype(int)[..., 0] - drawn.astype(int)[..., 2]
     assert warmth[mask].mean() > warmth[~mask].mean() + 20
+
+
+@pytest.mark.parametrize("shape", [(150, 40), (150, 40, 3), (5, 7)])
+@pytest.mark.parametrize("limits", [None, (0.2, 0.7)])
+def test_overlay_is_the_picture_mixed_with_the_colours(
+    shape: tuple[int, ...], limits: tuple[float, float] | None
+) -> None:
+    image, random = image_of(shape), np.random.default_rng(1)
+    values = random.random(shape[:2], dtype=np.float32)
+    values[:3], values[-2:, 1] = np.nan, np.nan
+    value, picture = scaled(values, limits), to_rgb(image).astype(np.float64)
+    opacity = 0.8 * (0.25 + 0.75 * np.nan_to_num(value))[:, :, None]
+    mixed = picture * (1 - opacity) + colour_map(value) * opacity
+    drawn = overlay(image, heatmap_of(values), limits=limits, strength=0.8).astype(int)
+    seen = ~np.isnan(value)
+    assert np.abs(drawn - mixed)[seen].max() <= 1.0  # the opacity has 256 levels
+    dimmed, stripe = (np.abs(drawn - np.minimum(picture * 0.35 + light, 255)).max(axis=2) <= 0.51 for light in (0, 60))
+    assert (dimmed | stripe)[~seen].all()
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    period = max(4, round(min(shape[:2]) / 16))
+    assert (stripe == ((rows + columns) % period < max(1, period // 4)))[~seen].all()
