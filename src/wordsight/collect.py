@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from wordsight import progress as bars
 from wordsight.errors import DataError, ImageError, MetricError, SettingsError
 from wordsight.types import Detector, Float32, Geometry, Image, Prediction, Record, ScoreKind
+
+if TYPE_CHECKING:
+    from wordsight.imaging import InputSpec, Prepared
 
 Mask = NDArray[np.bool_]
 Rule = Literal["any", "half"]
@@ -37,9 +40,22 @@ class RawDetector(Detector, Protocol):
         """One prediction per value."""
 
 
+@runtime_checkable
+class PreparedDetector(Protocol):
+    """A detector that takes images which are prepared already, by its `input_spec`; processes that read do that."""
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What `prepare` must do with an image."""
+
+    @property
+    def takes_prepared(self) -> bool:
+        """Whether `predict` (and `raw`) take `Prepared` images too."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A record that was read; its masks as packed bits, 1/8 byte per pixel of the image."""
+    """A record that was read; its masks, of the image's `shape`, as packed bits: 1/8 byte per pixel."""
 
     record: Record
     label: int
@@ -62,24 +78,25 @@ def _mask(record: Record, path: Any, rule: Rule) -> Mask:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What is to be read."""
+    """What is to be read, and prepared if `spec` says how."""
 
     record: Record
     label: int
     rule: Rule
+    spec: InputSpec | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
     """What was read; problems: (path, message) of what could not be, without an item if that is the image."""
 
-    found: tuple[_Item, Image] | None
+    found: tuple[_Item, Image | Prepared] | None
     problems: tuple[tuple[str, str], ...] = ()
 
 
 def _read(job: _Job) -> _Read:
     """Image and masks of a record. Messages, not errors: they come from other processes."""
-    from wordsight.imaging import read_record
+    from wordsight.imaging import prepared, read_record
 
     record, problems = job.record, list[tuple[str, str]]()
     try:
@@ -88,7 +105,8 @@ def _read(job: _Job) -> _Read:
         region = _packed(record, record.region, "any", image.shape, problems)
     except (ImageError, OSError) as error:
         return _Read(None, (*problems, (str(record.path), str(error))))
-    return _Read((_Item(record, job.label, image.shape, mask, region), image), tuple(problems))
+    item = _Item(record, job.label, image.shape, mask, region)
+    return _Read((item, image if job.spec is None else prepared(image, job.spec)), tuple(problems))
 
 
 def _packed(
@@ -108,11 +126,14 @@ def _packed(
 class _Reader:
     """Records to batches of images; what cannot be read is collected in `failures` and left out.
 
-    workers: processes that read the next batch meanwhile, 0 for none.
+    spec: how they are prepared, None for images as they are. workers: processes that do so for the next batch
+    meanwhile, 0 for none.
     """
 
-    def __init__(self, records: Sequence[Record], labels: Sequence[int], rule: Rule, workers: int) -> None:
-        self._jobs = [_Job(record, label, rule) for record, label in zip(records, labels, strict=True)]
+    def __init__(
+        self, records: Sequence[Record], labels: Sequence[int], rule: Rule, spec: InputSpec | None, workers: int
+    ) -> None:
+        self._jobs = [_Job(record, label, rule, spec) for record, label in zip(records, labels, strict=True)]
         self._workers = workers
         self.failures: list[tuple[str, str]] = []
 
@@ -120,12 +141,12 @@ class _Reader:
         """Note why a record is left out."""
         self.failures.append((str(record.path), str(error)))
 
-    def batches(self, size: int, bar: Any) -> Iterator[tuple[list[_Item], list[Image]]]:
+    def batches(self, size: int, bar: Any) -> Iterator[tuple[list[_Item], list[Any]]]:
         """Up to `size` images at a time."""
         from wordsight.data.reading import read_ahead
 
         items: list[_Item] = []
-        images: list[Image] = []
+        images: list[Image | Prepared] = []
         with closing(read_ahead(_read, self._jobs, workers=self._workers, ahead=size)) as everything:
             for read in everything:
                 self.failures += read.problems
@@ -308,7 +329,8 @@ def collect(
             f"expected a detector with raw, with_scale_from and finish for transductive=True, got {detector.name}. "
             "Use transductive=False."
         )
-    reader = _Reader(records, labels, mask_rule, workers)
+    ready = detector.input_spec if isinstance(detector, PreparedDetector) and detector.takes_prepared else None
+    reader = _Reader(records, labels, mask_rule, ready, workers)
     results = Results(len(records), finding, getattr(detector, "input_spec", None))
     work = _Pass(detector, reader, results)
     looked: list[tuple[_Item, Any]] = []

@@ -14,6 +14,9 @@ import torch
 
 from tiny_carzero import make_carzero, text_folder
 from tiny_clip import make_clip
+from wordsight.collect import PreparedDetector
+from wordsight.errors import SettingsError
+from wordsight.imaging import prepared
 from wordsight.models.carzero.detector import CarZero
 from wordsight.models.mla.detector import MlaLp
 from wordsight.models.mla.model import MlaNetwork
@@ -100,6 +103,21 @@ def alone_is_as_in_a_batch(detector: MlaLp | CarZero) -> None:
         assert np.allclose(alone.maps, one.maps, atol=1e-4)
 
 
+def prepared_before_is_as_prepared_here(detector: MlaLp | CarZero) -> None:
+    images = [picture(0), picture(1, (33, 90, 3))]
+    assert isinstance(detector, PreparedDetector)
+    assert detector.takes_prepared
+    here, before = detector.predict(images), detector.predict([prepared(i, detector.input_spec) for i in images])
+    for one, other in zip(here, before, strict=True):
+        assert np.array_equal(one.scores, other.scores)
+        assert one.maps is not None
+        assert other.maps is not None
+        assert np.array_equal(one.maps, other.maps)
+        assert (one.geometry, one.source) == (other.geometry, other.source)
+    with pytest.raises(SettingsError, match="Prepare it by the detector's input_spec"):
+        detector.predict([prepared(images[0], replace(detector.input_spec, eight_bit=False))])
+
+
 def order_does_not_matter(detector: MlaLp | CarZero) -> None:
     images = [picture(i) for i in range(3)]
     forward = [p.scores for p in detector.predict(images)]
@@ -155,6 +173,7 @@ CHECKS: list[Check] = [
     says_what_it_is,
     predictions_have_the_promised_form,
     alone_is_as_in_a_batch,
+    prepared_before_is_as_prepared_here,
     order_does_not_matter,
     input_is_not_changed,
     same_again,

@@ -76,6 +76,35 @@ def json_of(path: Path) -> dict[str, Any]:
     return found
 
 
+def test_processes_that_read_and_draw_change_nothing(predict: Predict, home: Path, tmp_path: Path) -> None:
+    source = tmp_path / "many"
+    shutil.copytree(home / "in", source)
+    for number in range(4, 16):
+        shutil.copy(source / f"{number % 4}.png", source / f"{number}.png")
+    written = []
+    for workers in ("0", "2"):
+        out = tmp_path / f"out{workers}"
+        more = ("--workers", workers, "--batch", "3", "--out", str(out))
+        assert predict(*more, source=source) == 0
+        written.append({str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert len(written[0]) == 16 * 3 + 4
+    assert written[0] == written[1]
+
+
+def test_an_image_that_goes_before_it_is_drawn_is_said(
+    predict: Predict, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wordsight.study import predict as work
+
+    def gone(record: Any) -> str:
+        return f"{record.path}: is gone"
+
+    monkeypatch.setattr(work, "read_or_say", gone)
+    assert predict("--no-heatmaps", "--overwrite") == 2
+    assert "none of 5 images could be read; the first:" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def detector(home: Path, prompts: PromptSet) -> CarZero:
     return CarZero.from_published(home / "cz.safetensors", text=home / "text").with_prompts(prompts)
 

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image as Pillow
 
 from wordsight.data import reading
-from wordsight.data.reading import read_records, reading_workers
+from wordsight.data.reading import Helpers, read_prepared, read_records, reading_workers, result
 from wordsight.errors import DataError, SettingsError
+from wordsight.imaging import Prepared, mla_input, prepared, read_record
 from wordsight.types import Image, Record
 
 
@@ -101,6 +102,41 @@ def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(reading, "ProcessPoolExecutor", Dying)
     with pytest.raises(DataError, match=r"a process that reads images ended early\. Read in one process"):
         list(read_records(files(tmp_path, 3), workers=1))
+
+
+def test_prepared_by_a_process_is_as_prepared_here(tmp_path: Path) -> None:
+    records, spec = files(tmp_path, 6), mla_input(24)
+    with Helpers(1, len(records), few=2) as helpers:
+        found = list(helpers.ahead(read_prepared, [(record, spec) for record in records], ahead=3))
+    assert [isinstance(image, str) for image in found] == [n in (4, 6) for n in range(7)]
+    for record, image in zip(records, found, strict=True):
+        if isinstance(image, Prepared):
+            wanted = prepared(read_record(record), spec)
+            assert np.array_equal(image.array, wanted.array)
+            assert (image.geometry, image.source, image.spec) == (wanted.geometry, wanted.source, spec)
+
+
+def halved(number: int) -> float:
+    """A job that fails for odd numbers."""
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number / 2
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_a_job_that_was_begun_is_waited_for(processes: int) -> None:
+    with Helpers(processes, 2, few=1) as helpers:
+        begun = [helpers.begin(halved, number) for number in (8, 2)]
+        assert [result(future) for future in begun] == [4.0, 1.0]
+        with pytest.raises(ValueError, match="3 is odd"):
+            result(helpers.begin(halved, 3))
+
+
+def test_without_processes_each_job_is_done_when_it_is_wanted() -> None:
+    begun = []
+    with Helpers(2, 5) as helpers:
+        for found in helpers.ahead(lambda n: begun.append(n) or n, range(5), ahead=4):
+            assert begun == list(range(found + 1))
 
 
 SCRIPT = """

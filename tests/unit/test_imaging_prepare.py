@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image as PilImage
 
 from wordsight.errors import MetricError, SettingsError
-from wordsight.imaging import CARZERO_INPUT, InputSpec, mla_input, prepare, prepare_mask, read_image
+from wordsight.imaging import CARZERO_INPUT, InputSpec, mla_input, prepare, prepare_mask, prepared, read_image
 from wordsight.imaging.resample import area
 
 SIDES = st.one_of(st.integers(1, 12), st.integers(1, 400))
@@ -283,3 +283,14 @@ def test_bad_masks(mask):
 def test_bad_specifications(settings, message):
     with pytest.raises(SettingsError, match=message):
         InputSpec(**{"size": (4, 4), **settings})
+
+
+def test_what_is_prepared_stays_and_fits_one_network_alone():
+    image = read_image(np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8))
+    array, geometry = prepare(image, LETTERBOX)
+    once = prepared(image, LETTERBOX)
+    np.testing.assert_array_equal(once.array, array)
+    assert (once.geometry, once.source, once.spec) == (geometry, image.source, LETTERBOX)
+    assert prepared(once, LETTERBOX) is once
+    with pytest.raises(SettingsError, match=r"expected an image prepared by InputSpec.*, got one prepared by"):
+        prepared(once, mla_input())

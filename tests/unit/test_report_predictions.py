@@ -21,8 +21,8 @@ from PIL import Image as Pillow
 from wordsight.errors import DataError
 from wordsight.report import prediction_folder, write_predictions
 from wordsight.report import predictions as module
+from wordsight.report.drawing import Drawing
 from wordsight.report.journal import Journal
-from wordsight.report.predictions import Drawing
 from wordsight.types import Geometry, Image, Prediction, Record, ScoreKind
 
 FINDINGS = ("edema", "label", "<b>effusion</b>")

@@ -1,4 +1,4 @@
-"""Images of records, read ahead in other processes while the network is busy with those before them."""
+"""Work of other processes while the network is busy: images are read and prepared ahead, pictures drawn behind it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 from wordsight.errors import DataError, ImageError, SettingsError
-from wordsight.imaging import read_record
+from wordsight.imaging import InputSpec, Prepared, prepared, read_record
 from wordsight.types import Image, Record
 
 J = TypeVar("J")
@@ -34,40 +35,90 @@ def reading_workers(workers: int | None) -> int:
     return workers
 
 
-def read_records(records: Sequence[Record], *, workers: int = 0, ahead: int = 8) -> Generator[Image | str, None, None]:
-    """The image of every record in order, or the message that says why it cannot be read; see `read_ahead`."""
-    return read_ahead(_read, records, workers=workers, ahead=ahead)
+class Helpers:
+    """Processes that read, prepare and draw while this one computes; without any, this one does it all.
 
-
-def read_ahead(
-    read: Callable[[J], D], jobs: Sequence[J], *, workers: int = 0, ahead: int = 8
-) -> Generator[D, None, None]:
-    """What a function of a module reads for every job, in order.
-
-    workers: processes that read, 0 for this one; few files are always read here. ahead: the most results that wait to
-    be taken, which bounds the memory. Close the iterator to stop the processes early. They are spawned, so a script
-    that asks for them must run under `if __name__ == "__main__":`.
-    Raises DataError if a process dies.
+    count: of processes. jobs: how many pieces of work there will be; for fewer than `few` no process is started.
+    They are spawned, so a script that asks for them must run under `if __name__ == "__main__":`. Used as a context,
+    which waits for what is being done at its end and drops what was not begun.
     """
-    if not workers or len(jobs) < INLINE:
-        yield from map(read, jobs)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
-    waiting: deque[Future[D]] = deque()
-    try:
+
+    def __init__(self, count: int, jobs: int, *, few: int | None = None) -> None:
+        self._count = count if jobs >= (INLINE if few is None else few) else 0
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Helpers:
+        if self._count:
+            spawning = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._count, mp_context=spawning, initializer=_begin)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def begin(self, work: Callable[[J], D], job: J) -> Future[D]:
+        """Have a function of a module do a job; see `result`. Without processes it is done when this returns."""
+        if self._pool is not None:
+            with _dying():
+                return self._pool.submit(work, job)
+        done: Future[D] = Future()
+        done.set_result(work(job))
+        return done
+
+    def ahead(self, work: Callable[[J], D], jobs: Iterable[J], *, ahead: int = 8) -> Iterator[D]:
+        """What the function makes of every job, in order.
+
+        ahead: the most results that wait to be taken, which bounds the memory; without processes none is.
+        """
+        most = max(ahead, self._count) if self._pool is not None else 1
+        waiting: deque[Future[D]] = deque()
         for job in jobs:
-            waiting.append(pool.submit(read, job))
-            if len(waiting) >= max(ahead, workers):
-                yield waiting.popleft().result()
+            waiting.append(self.begin(work, job))
+            if len(waiting) >= most:
+                yield result(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield result(waiting.popleft())
+
+
+def result(future: Future[D]) -> D:
+    """What came of a job, waited for. Raises what the job raised, and DataError if its process died."""
+    with _dying():
+        return future.result()
+
+
+@contextmanager
+def _dying() -> Iterator[None]:
+    try:
+        yield
     except BrokenProcessPool as error:
         raise DataError(
             "a process that reads images ended early. Read in one process (workers 0), or, from a script of your own, "
             "call this under `if __name__ == '__main__':`."
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_records(records: Sequence[Record], *, workers: int = 0, ahead: int = 8) -> Generator[Image | str, None, None]:
+    """The image of every record in order, or the message that says why it cannot be read; see `read_ahead`."""
+    return read_ahead(read_or_say, records, workers=workers, ahead=ahead)
+
+
+def read_ahead(
+    read: Callable[[J], D], jobs: Sequence[J], *, workers: int = 0, ahead: int = 8
+) -> Generator[D, None, None]:
+    """What a function of a module reads for every job, in order; see `Helpers`.
+
+    Close the iterator to stop the processes early. Raises DataError if one dies.
+    """
+    with Helpers(workers, len(jobs)) as helpers:
+        yield from helpers.ahead(read, jobs, ahead=ahead)
+
+
+def read_prepared(job: tuple[Record, InputSpec]) -> Prepared | str:
+    """A record's image as a network takes it, or the message that says why it cannot be read."""
+    record, spec = job
+    image = read_or_say(record)
+    return image if isinstance(image, str) else prepared(image, spec)
 
 
 def _begin() -> None:
@@ -83,7 +134,8 @@ def _begin() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def _read(record: Record) -> Image | str:
+def read_or_say(record: Record) -> Image | str:
+    """A record's image, or the message that says why it cannot be read."""
     try:
         return read_record(record)
     except (ImageError, OSError) as error:

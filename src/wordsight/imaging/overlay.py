@@ -136,7 +136,7 @@ def _blend(strength: float) -> RGB:
     mixed = shade[:, None] * (1 - opacity) + np.rint(_lut())[:, None] * opacity  # (LEVELS, 256, 3)
     dimmed = np.repeat(shade[:, None] * UNSEEN_BRIGHTNESS, 3, axis=1)
     every = np.concatenate([mixed, dimmed[None], dimmed[None] + 60.0])
-    return np.rint(np.clip(every, 0, 255)).astype(np.uint8).reshape(-1, 3).T.copy()
+    return np.ascontiguousarray(np.rint(np.clip(every, 0, 255)).reshape(-1, 3).T, dtype=np.uint8)
 
 
 def _grown(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:

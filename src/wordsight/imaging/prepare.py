@@ -158,6 +158,34 @@ def prepare(image: Image, spec: InputSpec) -> tuple[Float32, Geometry]:
     return out, Geometry(image.shape, spec.size, scale, (float(plan.corner[0]), float(plan.corner[1])))
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An image as a network takes it, such as another process made it ready.
+
+    array: (C, h, w) float32, and geometry: back to the image, as `prepare` gives them for `spec`. source: of the image.
+    """
+
+    array: Float32
+    geometry: Geometry
+    source: str
+    spec: InputSpec
+
+
+def prepared(image: Image | Prepared, spec: InputSpec) -> Prepared:
+    """The image prepared for a network; what is prepared already stays as it is.
+
+    Raises SettingsError for what was prepared for another network.
+    """
+    if isinstance(image, Image):
+        return Prepared(*prepare(image, spec), image.source, spec)
+    if image.spec != spec:
+        raise SettingsError(
+            f"{image.source}: expected an image prepared by {spec}, got one prepared by {image.spec}. Prepare it by "
+            "the detector's input_spec."
+        )
+    return image
+
+
 def prepare_mask(mask: NDArray[np.bool_], spec: InputSpec) -> NDArray[np.bool_]:
     """(H, W) bool -> (h, w) bool on the array's grid, by Pillow's nearest neighbour; False in the padding.
 

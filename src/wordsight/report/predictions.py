@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import shutil
-from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,51 +22,35 @@ import numpy as np
 from wordsight import __version__
 from wordsight.errors import DataError
 from wordsight.files import write_json, write_text
-from wordsight.imaging.overlay import overlay, to_rgb, write_png
 from wordsight.progress import track
-from wordsight.report import words
+from wordsight.report.drawing import SHOWN_MAPS, Drawing, Panels, Sketch, highest
 from wordsight.report.journal import Journal
 from wordsight.report.names import SafeNames, remove_if_empty, replacing
-from wordsight.report.pictures import encode_png, on_grid, shrunk
 from wordsight.report.prediction_page import Head, render_predictions
-from wordsight.types import Heatmap, Image, Prediction, Record, ScoreKind
+from wordsight.types import Image, Prediction, Record, ScoreKind
 
 SCHEMA = 1
 COLUMNS = ("name", "path", "label", "kind", "heatmap")
 RUN, WAITING, JOURNAL = "predict.json", ".predictions", "rows.jsonl"
-THUMBNAIL = 192
 THUMBNAIL_BUDGET = 3_300_000
-SHOWN_MAPS = 2
 _HEAD = "#detector"
 Item = tuple[Record | str, Image, Prediction]
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """How predictions are drawn.
+class Planned:
+    """A row that waits for what is drawn of it."""
 
-    heatmaps: whether PNG files are written; max_findings: per image, for that many highest-scored findings, None for
-    all. limits: ends of the colour map, None for 0 and 1 of probabilities and scaled scores, else each map's own
-    range; limits_words: what the ends are, for people. max_thumbnails: images shown in the page.
-    """
-
-    heatmaps: bool = True
-    max_findings: int | None = 3
-    limits: tuple[float, float] | None = None
-    limits_words: str = ""
-    max_thumbnails: int = 200
-
-    def limits_for(self, kind: ScoreKind) -> tuple[float, float] | None:
-        """Colour limits of maps of a kind."""
-        default = (0.0, 1.0) if kind in (ScoreKind.PROBABILITY, ScoreKind.SCALED) else None
-        return self.limits or default
+    key: str
+    row: Mapping[str, Any]
+    sketch: Sketch
 
 
 @dataclass
 class PredictionWriter:
     """Takes predictions one by one; findings, kind and weights are those of the first one.
 
-    folder: where files wait for the end. keys: of rows that are there already, see `has`.
+    folder: where files wait for the end. predicted: whether there is any row with scores.
     """
 
     folder: Path
@@ -79,24 +62,23 @@ class PredictionWriter:
     folders: dict[str, str] = field(default_factory=dict)
     thumbnails: int = 0
     spent: int = 0
+    predicted: bool = False
+    _sketched: int = 0
 
     def __post_init__(self) -> None:
         for row in self.journal.rows():
             if row["key"] == _HEAD:
                 self.head = Head(**row["head"])
             elif "scores" in row:
+                self.predicted = True
                 self.names.reserve(row["file"])
                 self._count_panels(row)
+        self._sketched = self.thumbnails
 
     def has(self, key: str) -> bool:
         """Whether the row of a key, and its heatmaps, are there already."""
         row = next(self.journal.rows([key]), None)
         return row is not None and all((self.folder / place).is_file() for place in row.get("heatmaps", {}).values())
-
-    @property
-    def predicted(self) -> bool:
-        """Whether there is any row with scores."""
-        return self.head is not None
 
     def fail(self, key: str, path: str, message: str) -> None:
         """Note a file that could not be used."""
@@ -110,24 +92,38 @@ class PredictionWriter:
     def add(self, key: str, item: Item) -> None:
         """Write an image's row and heatmaps. Raises DataError if it is of another detector than the first."""
         source, image, prediction = item
+        planned = self.plan(key, source, prediction)
+        self.write(planned, planned.sketch.draw(image))
+
+    def plan(self, key: str, source: Record | str, prediction: Prediction) -> Planned:
+        """An image's row without its panels, and what is to be drawn; then comes `write`, in the order of the plans.
+
+        Raises DataError if the prediction is of another detector than the first.
+        """
         self._same_detector(prediction)
         record = source if isinstance(source, Record) else None
         name, path = (record.name, str(record.path)) if record else (str(source), str(source))
         before = next(self.journal.rows([key]), None)
         file = before["file"] if before and "file" in before else self.names.of(Path(name).name.removesuffix(".png"))
+        places = self._places(file, prediction)
         row = {
             "name": name,
             "path": path,
             "label": None if record is None else record.label,
             "scores": [s if math.isfinite(s) else None for s in map(float, prediction.scores)],
             "file": file,
-            "heatmaps": self._heatmaps(file, image, prediction),
+            "heatmaps": places,
             "peaks": self._peaks(prediction),
-            "shape": list(image.shape),
-            "panels": self._panels(image, prediction),
+            "shape": list(prediction.geometry.image_shape),
         }
+        return Planned(key, row, self._sketch(places, prediction))
+
+    def write(self, planned: Planned, panels: Panels) -> None:
+        """Write a planned row, once its heatmaps are there; panels: for the page, while there is room."""
+        row = {**planned.row, "panels": panels if self._has_room() else []}
         self._count_panels(row)
-        self.journal.append(key, row)
+        self.journal.append(planned.key, row)
+        self.predicted = True
 
     def finish(self, keys: Sequence[str] | None = None) -> None:
         """Write tables and page from the rows of these keys, in their order (default: all, as they came)."""
@@ -176,22 +172,29 @@ class PredictionWriter:
                 "Write each detector's predictions to a folder of their own."
             )
 
-    def _drawn(self, prediction: Prediction, most: int | None) -> list[int]:
-        """The highest-scored findings."""
-        return [int(i) for i in np.argsort(-prediction.scores, kind="stable")[:most]]
-
-    def _heatmaps(self, file: str, image: Image, prediction: Prediction) -> dict[str, str]:
-        """PNG files of the highest-scored findings; finding -> path relative to the folder."""
+    def _places(self, file: str, prediction: Prediction) -> dict[str, str]:
+        """Heatmaps of the highest-scored findings; finding -> path relative to the folder."""
         if prediction.maps is None or not self.drawing.heatmaps:
             return {}
-        written = {}
-        limits = self.drawing.limits_for(prediction.map_kind or prediction.kind)
-        for i in self._drawn(prediction, self.drawing.max_findings):
-            finding = prediction.findings[i]
-            place = f"heatmaps/{self._folder(finding)}/{file}.png"
-            write_png(self.folder / place, overlay(image, prediction.heatmap(finding), limits=limits))
-            written[finding] = place
-        return written
+        shown = [prediction.findings[i] for i in highest(prediction, self.drawing.max_findings)]
+        return {finding: f"heatmaps/{self._folder(finding)}/{file}.png" for finding in shown}
+
+    def _sketch(self, places: Mapping[str, str], prediction: Prediction) -> Sketch:
+        """What is to be drawn; panels for no more images than a page shows."""
+        panels = self._has_room() and self._sketched < self.drawing.max_thumbnails
+        self._sketched += panels
+        most = max(len(places), SHOWN_MAPS if panels else 0)
+        files = {finding: self.folder / place for finding, place in places.items()}
+        maps = (
+            []
+            if prediction.maps is None
+            else [
+                (prediction.findings[i], prediction.maps[i], files.get(prediction.findings[i]))
+                for i in highest(prediction, most)
+            ]
+        )
+        kind = prediction.map_kind or prediction.kind
+        return Sketch(maps, panels, prediction.geometry, kind, self.drawing.limits_for(kind))
 
     def _folder(self, finding: str) -> str:
         if not self.folders and self.head is not None:
@@ -208,20 +211,9 @@ class PredictionWriter:
         height, width = prediction.geometry.image_shape
         return {f: [round(y, 1), round(x, 1)] for f, (y, x) in peaks.items() if 0 <= y <= height and 0 <= x <= width}
 
-    def _panels(self, image: Image, prediction: Prediction) -> list[list[str]]:
-        """Small pictures for the page while there is room: label and PNG."""
-        if self.thumbnails >= self.drawing.max_thumbnails or self.spent >= THUMBNAIL_BUDGET:
-            return []
-        small = shrunk(image, THUMBNAIL)
-        panels = [("image", encode_png(to_rgb(small), THUMBNAIL))]
-        kind = prediction.map_kind or prediction.kind
-        for i in self._drawn(prediction, SHOWN_MAPS) if prediction.maps is not None else []:
-            assert prediction.maps is not None
-            values = on_grid(prediction.geometry, small.shape, prediction.maps[i])
-            heatmap = Heatmap(prediction.findings[i], values, kind)
-            drawn = overlay(small, heatmap, limits=self.drawing.limits_for(kind))
-            panels.append((f"map: {words.printable(prediction.findings[i], 80)}", encode_png(drawn, THUMBNAIL)))
-        return [[label, b64encode(png).decode("ascii")] for label, png in panels]
+    def _has_room(self) -> bool:
+        """Whether the page takes more panels."""
+        return self.thumbnails < self.drawing.max_thumbnails and self.spent < THUMBNAIL_BUDGET
 
     def _count_panels(self, row: Mapping[str, Any]) -> None:
         if row["panels"]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wordsight.errors import PromptError, SettingsError, WeightsError
+from wordsight.imaging import InputSpec, Prepared
 from wordsight.study.folders import detector_folders
 from wordsight.study.options import AskOptions, EvaluateOptions, PredictOptions
 from wordsight.text.prompts import SHIPPED, prompt_set
-from wordsight.types import Image, Prediction, PromptSet
+from wordsight.types import Prediction, PromptSet
 
 if TYPE_CHECKING:
     from wordsight.models.carzero.detector import CarZero
@@ -26,11 +27,13 @@ D = TypeVar("D", "MlaLp", "CarZero")
 class Looker:
     """Something that predicts.
 
-    look: images -> predictions. batch: images that it takes at a time. decides: plain values that decide its numbers.
+    look: images, prepared by `spec` -> predictions. batch: images that it takes at a time. decides: plain values that
+    decide its numbers.
     limits, limits_words: ends of the colour map, None for those of the kind of score.
     """
 
-    look: Callable[[Sequence[Image]], list[Prediction]]
+    look: Callable[[Sequence[Prepared]], list[Prediction]]
+    spec: InputSpec
     batch: int
     decides: Mapping[str, Any]
     limits: tuple[float, float] | None = None
@@ -128,7 +131,7 @@ def _looker_of_mla(detector: MlaLp) -> Looker:
         "reading": detector.reading.to_json(),
         "settings": detector.settings.to_json(),
     }
-    return Looker(detector.predict, detector.batch_size, decides)
+    return Looker(detector.predict, detector.input_spec, detector.batch_size, decides)
 
 
 # -- CARZero -------------------------------------------------------------------------------------------------------
@@ -221,7 +224,7 @@ def _looker_of_carzero(detector: CarZero, options: PredictOptions) -> Looker:
     }
     limits = display_limits(bound.settings)
     text = f"0 to {TOP_TIMES_EVEN:g} times even attention (1/{bound.settings.grid**2} for each cell)"
-    return Looker(bound.predict, options.eval_batch, decides, limits, text)
+    return Looker(bound.predict, bound.input_spec, options.eval_batch, decides, limits, text)
 
 
 def _wanted_prompts(ask: AskOptions) -> PromptSet:

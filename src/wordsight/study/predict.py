@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wordsight.data import read_as, records_from
 from wordsight.data.listing import Frames
-from wordsight.data.reading import read_records, reading_workers
-from wordsight.errors import DataError, ImageError, SettingsError
+from wordsight.data.reading import Helpers, read_or_say, read_prepared, reading_workers, result
+from wordsight.errors import DataError, SettingsError
+from wordsight.imaging import Prepared
 from wordsight.progress import progress
 from wordsight.study.detectors import CARZERO, Looker, open_looker
 from wordsight.study.folders import DETECTOR, differences, read_run
 from wordsight.study.options import PredictOptions, Study, plain
-from wordsight.types import Image, Prediction, Record
+from wordsight.types import Record
 
 if TYPE_CHECKING:
-    from wordsight.report.predictions import PredictionWriter
+    from wordsight.report.drawing import Panels, Sketch
+    from wordsight.report.predictions import Planned, PredictionWriter
 
 Keyed = tuple[str, Record]
 TABLES = ("predictions.csv", "predictions.json")
+FEW_DRAWN = 8  # images: with heatmaps, which take longer than reading, fewer already pay for processes
 
 
 def predict_study(options: PredictOptions) -> Study:
@@ -34,7 +38,8 @@ def predict_study(options: PredictOptions) -> Study:
     the end. Raises DataError if no image could be read, SettingsError for a folder of several runs or an output folder
     with other predictions, and the errors of weights and prompts.
     """
-    from wordsight.report.predictions import Drawing, prediction_folder
+    from wordsight.report.drawing import Drawing
+    from wordsight.report.predictions import prediction_folder
 
     out, workers = options.folder, reading_workers(options.workers)
     frames: Frames = "all" if options.all_frames else "first"
@@ -129,23 +134,29 @@ def _is_finished(out: Path, keys: list[str]) -> bool:
 
 
 def _predict(looker: Looker, missing: list[Keyed], writer: PredictionWriter, *, maps: bool, workers: int) -> None:
-    """Write predictions in the order of the records; what cannot be read or prepared is noted.
+    """Write predictions in the order of the records; what cannot be read is noted.
 
-    The next batch is read by other processes while the network looks at this one.
+    Other processes read the next batch and draw those before while the network looks at this one.
     """
-    images = read_records([record for _, record in missing], workers=workers, ahead=looker.batch)
-    with progress("Predictions", len(missing)) as bar, closing(images):
+    images = [(record, looker.spec) for _, record in missing]
+    drawn: deque[tuple[Record, Planned, Future[Panels | str]]] = deque()
+    few = FEW_DRAWN if writer.drawing.heatmaps and maps else None
+    with progress("Predictions", len(missing)) as bar, Helpers(workers, len(missing), few=few) as helpers:
+        found = helpers.ahead(read_prepared, images, ahead=looker.batch)
         for start in range(0, len(missing), looker.batch):
             part = missing[start : start + looker.batch]
-            readable = list(_readable(part, images, writer))
-            for (key, record), image, prediction in _looked(looker, readable, writer):
-                writer.add(key, (record, image, prediction if maps else replace(prediction, maps=None)))
+            readable = list(_readable(part, found, writer))
+            predictions = looker.look([image for _, image in readable]) if readable else []
+            for ((key, record), _), prediction in zip(readable, predictions, strict=True):
+                planned = writer.plan(key, record, prediction if maps else replace(prediction, maps=None))
+                drawn.append((record, planned, helpers.begin(_draw, (record, planned.sketch))))
+            _write(drawn, writer, leave=2 * looker.batch if start + looker.batch < len(missing) else 0)
             bar.advance(len(part))
 
 
 def _readable(
-    part: list[Keyed], images: Iterator[Image | str], writer: PredictionWriter
-) -> Iterator[tuple[Keyed, Image]]:
+    part: list[Keyed], images: Iterator[Prepared | str], writer: PredictionWriter
+) -> Iterator[tuple[Keyed, Prepared]]:
     """Records of a batch with the next images; what could not be read is noted."""
     for (key, record), image in zip(part, images, strict=False):  # the images of later batches stay where they are
         if isinstance(image, str):
@@ -154,19 +165,24 @@ def _readable(
             yield (key, record), image
 
 
-def _looked(
-    looker: Looker, pairs: list[tuple[Keyed, Image]], writer: PredictionWriter
-) -> Iterator[tuple[Keyed, Image, Prediction]]:
-    """Predictions of a batch; if it holds an image that cannot be prepared, that one alone is set aside."""
-    try:
-        predictions = looker.look([image for _, image in pairs]) if pairs else []
-    except ImageError as error:
-        if len(pairs) == 1:
-            (key, record), _ = pairs[0]
-            writer.fail(key, str(record.path), str(error))
-            return
-        for pair in pairs:
-            yield from _looked(looker, [pair], writer)
-        return
-    for (keyed, image), prediction in zip(pairs, predictions, strict=True):
-        yield keyed, image, prediction
+def _draw(job: tuple[Record, Sketch]) -> Panels | str:
+    """Draw a record's image, which is read again for it; or say why it cannot be read.
+
+    So that the pixels of large images neither wait for the network nor travel between processes.
+    """
+    record, sketch = job
+    if sketch.is_empty:
+        return []
+    image = read_or_say(record)
+    return image if isinstance(image, str) else sketch.draw(image)
+
+
+def _write(drawn: deque[tuple[Record, Planned, Future[Panels | str]]], writer: PredictionWriter, *, leave: int) -> None:
+    """Write the rows of what is drawn, in order; no more than `leave` are left to be drawn."""
+    while drawn and (len(drawn) > leave or drawn[0][2].done()):
+        record, planned, future = drawn.popleft()
+        panels = result(future)
+        if isinstance(panels, str):
+            writer.fail(planned.key, str(record.path), panels)
+        else:
+            writer.write(planned, panels)

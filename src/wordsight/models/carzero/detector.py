@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wordsight.errors import PromptError, PromptWarning, SettingsError
-from wordsight.imaging import CARZERO_INPUT, InputSpec, prepare
+from wordsight.imaging import CARZERO_INPUT, InputSpec, Prepared, prepared
 from wordsight.models.carzero.asking import AskedTexts
 from wordsight.models.carzero.grounding import Enlarge, enlarge
 from wordsight.models.carzero.model import CarZeroNetwork
@@ -195,6 +195,11 @@ class CarZero:
         return input_spec(self.settings)
 
     @property
+    def takes_prepared(self) -> bool:
+        """True: images may be prepared already."""
+        return True
+
+    @property
     def device(self) -> torch.device:
         """Where the network lives."""
         return next(self.network.parameters()).device
@@ -202,15 +207,18 @@ class CarZero:
     # -- images and sentences -> features -> scores and maps -----------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, images: Sequence[Image]) -> ImageFeatures:
-        """Images to features, in batches; 0.6 MB per image for the published network, kept on the device."""
-        tokens, geometries = [], []
+    def encode(self, images: Sequence[Image | Prepared]) -> ImageFeatures:
+        """Images to features, in batches; 0.6 MB per image for the published network, kept on the device.
+
+        Images may be prepared already, by `input_spec`.
+        """
+        tokens, geometries = [], list[Geometry]()
         for start in range(0, len(images), self.batch_size):
-            pairs = [prepare(image, self.input_spec) for image in images[start : start + self.batch_size]]
-            arrays = torch.from_numpy(np.stack([array for array, _ in pairs])).to(self.device)
+            ready = [prepared(image, self.input_spec) for image in images[start : start + self.batch_size]]
+            arrays = torch.from_numpy(np.stack([image.array for image in ready])).to(self.device)
             with autocast(self.device, self.precision), running(self.runtime):
                 tokens.append(self.network.encode_images(arrays).float())
-            geometries += [geometry for _, geometry in pairs]
+            geometries += [image.geometry for image in ready]
         none = torch.zeros(0, 1 + self.settings.grid**2, self.settings.width, device=self.device)
         return ImageFeatures(torch.cat([none, *tokens]), tuple(geometries), tuple(image.source for image in images))
 
@@ -343,8 +351,11 @@ class CarZero:
         means = by_finding(cells, asked.owner[:split], len(asked.prompts.findings)).permute(0, 3, 1, 2)
         return means if self.enlarge == "smooth" else enlarge(means, self.settings.image_size, self.enlarge)
 
-    def predict(self, images: Sequence[Image]) -> list[Prediction]:
-        """One prediction per image for the bound prompts; the same alone or in a batch. Raises PromptError without."""
+    def predict(self, images: Sequence[Image | Prepared]) -> list[Prediction]:
+        """One prediction per image, see `encode`, for the bound prompts; the same alone or in a batch.
+
+        Raises PromptError without prompts.
+        """
         asked = self._bound(None)
         parts = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
         return [prediction for part in parts for prediction in self.answer(self.encode(part), asked)]

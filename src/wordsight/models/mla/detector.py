@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wordsight.errors import ImageError
-from wordsight.imaging import InputSpec, mla_input, prepare
+from wordsight.imaging import InputSpec, Prepared, mla_input, prepared
 from wordsight.models.mla.augment import VARIANTS, augment
 from wordsight.models.mla.backbone import Clip, load_clip
 from wordsight.models.mla.loss import square
@@ -132,16 +132,21 @@ class MlaLp:
         return mla_input(self.settings.image_size, normalize=self.settings.normalize)
 
     @property
+    def takes_prepared(self) -> bool:
+        """True: images may be prepared already."""
+        return True
+
+    @property
     def device(self) -> torch.device:
         """Where the network lives."""
         return next(self.network.parameters()).device
 
     # -- images -> raw scores -> predictions ------------------------------------------------------------------------
 
-    def prepared(self, images: Sequence[Image]) -> tuple[Tensor, list[Geometry]]:
+    def prepared(self, images: Sequence[Image | Prepared]) -> tuple[Tensor, list[Geometry]]:
         """(B, 3, S, S) float32 on the CPU and the way back for each image."""
-        pairs = [prepare(image, self.input_spec) for image in images]
-        return torch.from_numpy(np.stack([array for array, _ in pairs])), [geometry for _, geometry in pairs]
+        ready = [prepared(image, self.input_spec) for image in images]
+        return torch.from_numpy(np.stack([image.array for image in ready])), [image.geometry for image in ready]
 
     @torch.no_grad()
     def text(self) -> Tensor:
@@ -156,8 +161,11 @@ class MlaLp:
         self._texts[:] = [([context.clone() for context in contexts], text)]
         return text
 
-    def raw(self, images: Sequence[Image]) -> list[RawScores]:
-        """Margins, distances and text scores, one per image; the same alone or in a batch."""
+    def raw(self, images: Sequence[Image | Prepared]) -> list[RawScores]:
+        """Margins, distances and text scores, one per image; the same alone or in a batch.
+
+        Images may be prepared already, by `input_spec`.
+        """
         if not images:
             return []
         text = self.text()
@@ -224,8 +232,8 @@ class MlaLp:
             for raw, score, amap in rows
         ]
 
-    def predict(self, images: Sequence[Image]) -> list[Prediction]:
-        """One prediction per image: score and map on the scale that was set in training."""
+    def predict(self, images: Sequence[Image | Prepared]) -> list[Prediction]:
+        """One prediction per image, see `raw`: score and map on the scale that was set in training."""
         return self.finish(self.raw(images))
 
     @cached_property
