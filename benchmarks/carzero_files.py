@@ -4,10 +4,11 @@
 
 First: radiograph-like files of 1024 pixels (8-bit PNG, 16-bit DICOM) drawn here, in images per second: reading and
 preparing alone (by this process, by 1 and by 2 others), the full-size ViT-B/16 alone with all threads, and both as
-`wordsight predict` combines them: 2 processes read while the network works. What counts there is how long the network
-waits for images. Then: `wordsight predict` with a small network over 5,000 small PNG files, in a process of its own,
-with its resident memory after every 1,000. torch is imported in functions, since processes that read
-import this file.
+`wordsight predict` combines them: 2 processes read and prepare while the network works. What counts there is how long
+the network waits for images, and, for fast networks, how much the main process does for each image besides. Then all
+that `wordsight predict` does: 14 prompts, three heatmaps of each image, the page; without processes and with 2.
+At last `wordsight predict` with a small network over 5,000 small PNG files, in a process of its own, with its resident
+memory after every 1,000. torch is imported in functions, since processes that read import this file.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from wordsight.data import reading
-from wordsight.data.reading import read_records
+from wordsight.data.reading import Helpers, read_prepared
 from wordsight.files import write_json
-from wordsight.imaging import CARZERO_INPUT, prepare
-from wordsight.types import Image, Record
+from wordsight.imaging import CARZERO_INPUT, Prepared
+from wordsight.types import Record
+
+if TYPE_CHECKING:
+    from wordsight.models.carzero.detector import CarZero
+    from wordsight.models.carzero.model import CarZeroNetwork
+    from wordsight.models.carzero.text_input import TextInput
 
 WATCH = """
 import json, sys
@@ -43,16 +48,17 @@ def resident():
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
-def watched(*arguments, **options):
-    for count, image in enumerate(reading.read_records(*arguments, **options), 1):
-        if count % ({count} // 5) == 0:
-            print(json.dumps({{"images": count, "mib": resident()}}), flush=True)
-        yield image
+class Watched(reading.Helpers):
+    def ahead(self, *arguments, **options):
+        for count, image in enumerate(super().ahead(*arguments, **options), 1):
+            if count % ({count} // 5) == 0:
+                print(json.dumps({{"images": count, "mib": resident()}}), flush=True)
+            yield image
 
 if __name__ == "__main__":
     import torch
     torch.set_num_threads(threads)
-    work.read_records = watched
+    work.Helpers = Watched
     predict_study(
         PredictOptions(
             model="carzero", weights=Path(model) / "small.safetensors", source=Path(source), out=Path(out),
@@ -96,23 +102,28 @@ def write_dicom(path: Path, pixels: np.ndarray[Any, Any]) -> None:
     file.save_as(path, enforce_file_format=True)
 
 
-def reading_speed(records: list[Record], workers: int) -> float:
-    """Images per second, read by `workers` processes (0: this one) and prepared here, after their start."""
-    reading.INLINE = 1
-    found = read_records(records, workers=workers, ahead=8)
-    first = max(2, workers)
-    for _ in range(first):
-        _prepared(next(found))
-    start = time.perf_counter()
-    for image in found:
-        _prepared(image)
-    return (len(records) - first) / (time.perf_counter() - start)
+def reading_speed(records: list[Record], workers: int) -> tuple[float, float]:
+    """Images per second, read and prepared by `workers` processes (0: this one), after their start.
+
+    And seconds of processor time that this process needs for each image meanwhile.
+    """
+    jobs, first = [(record, CARZERO_INPUT) for record in records], max(2, workers)
+    with Helpers(workers, len(jobs), few=1) as helpers:
+        found = helpers.ahead(read_prepared, jobs, ahead=8)
+        for _ in range(first):
+            _array(next(found))
+        start, busy = time.perf_counter(), time.process_time()
+        for image in found:
+            _array(image)
+        seconds, busy = time.perf_counter() - start, time.process_time() - busy
+    count = len(records) - first
+    return count / seconds, busy / count
 
 
-def _prepared(image: Image | str) -> np.ndarray[Any, Any]:
+def _array(image: Prepared | str) -> np.ndarray[Any, Any]:
     if isinstance(image, str):
         sys.exit(image)
-    return prepare(image, CARZERO_INPUT)[0]
+    return image.array
 
 
 class Network:
@@ -151,26 +162,62 @@ class Network:
         """
         import torch
 
-        found = read_records(records, workers=2, ahead=self.batch)
         waited = start = 0.0
-        for first in range(0, len(records), self.batch):
-            if first == self.batch:
-                waited, start = 0.0, time.perf_counter()
-            before = time.perf_counter()
-            images = [next(found) for _ in records[first : first + self.batch]]
-            waited += time.perf_counter() - before
-            self.encode(torch.from_numpy(np.stack([_prepared(image) for image in images])))
-        seconds = time.perf_counter() - start
+        with Helpers(2, len(records), few=1) as helpers:
+            found = helpers.ahead(read_prepared, [(record, CARZERO_INPUT) for record in records], ahead=self.batch)
+            for first in range(0, len(records), self.batch):
+                if first == self.batch:
+                    waited, start = 0.0, time.perf_counter()
+                before = time.perf_counter()
+                arrays = [_array(next(found)) for _ in records[first : first + self.batch]]
+                waited += time.perf_counter() - before
+                self.encode(torch.from_numpy(np.stack(arrays)))
+            seconds = time.perf_counter() - start
         return (len(records) - self.batch) / seconds, waited / seconds
 
+    def speed_with_pictures(self, records: list[Record], workers: int, out: Path) -> float:
+        """Images per second from files to table, three heatmaps each and page, start of processes included."""
+        from wordsight.report.drawing import Drawing
+        from wordsight.report.predictions import prediction_folder
+        from wordsight.study.detectors import Looker
+        from wordsight.study.predict import predict_records
 
-def speeds(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+        detector = asking(self._network, 14)
+        looker = Looker(detector.predict, detector.input_spec, self.batch, {})
+        keyed = [(str(record.path), record) for record in records]
+        start = time.perf_counter()
+        with prediction_folder(out, drawing=Drawing()) as writer:
+            predict_records(looker, keyed, writer, maps=True, workers=workers)
+            writer.finish()
+        return len(records) / (time.perf_counter() - start)
+
+
+def asking(network: CarZeroNetwork, count: int) -> CarZero:
+    """A detector with so many made-up prompts; it has no tokenizer, since they are tokens already."""
+    import torch
+    from carzero_rule import made_up_prompts
+
+    from wordsight.models.carzero.asking import AskedTexts
+    from wordsight.models.carzero.detector import CarZero, PromptFeatures
+    from wordsight.types import PromptSet
+
+    device = next(network.parameters()).device
+    names = tuple(f"finding {number}" for number in range(count))
+    with torch.no_grad():
+        text = network.encode_texts(made_up_prompts(count, network.settings).to(device))
+    owner, tokenizer = torch.arange(count, device=device), cast("TextInput", None)
+    asked = AskedTexts(network, text)
+    found = PromptFeatures(PromptSet(names, tuple((n,) for n in names)), names, count, text, owner, asked)
+    return CarZero(network, tokenizer, "rule", found)
+
+
+def speeds(folder: Path, options: argparse.Namespace) -> dict[str, float | str]:
     """Images per second of the network, of reading, and of both; prints the table."""
     size, count = (64, 24) if options.quick else (1024, 40)
     rng = np.random.default_rng(0)
     network = Network(options)
-    found = {"network alone": network.speed(options.repeats)}
-    waits = {}
+    alone = network.speed(options.repeats)
+    found, notes = {"network alone": alone}, {}
     for kind, write, top in (("PNG", write_png, 255), ("DICOM", write_dicom, 4095)):
         (folder / kind).mkdir()
         paths = [folder / kind / f"{n}.{kind.lower()}" for n in range(count)]
@@ -178,14 +225,19 @@ def speeds(folder: Path, options: argparse.Namespace) -> dict[str, float]:
             write(path, picture(rng, size, top))
         records = [Record(path) for path in paths]
         for workers in (0, 1, 2):
-            found[f"{kind} alone, {workers} workers"] = reading_speed(records, workers)
-        both = f"{kind} and network, 2 workers"
-        found[both], waits[both] = network.speed_from_files(records)
-    print(f"\n| {size} x {size} pixels | images/s | of the network | waiting for images |\n|---|---|---|---|")
+            name = f"{kind} alone, {workers} workers"
+            found[name], busy = reading_speed(records, workers)
+            notes[name] = f"main process busy {1000 * busy:.1f} ms per image"
+        name = f"{kind} and network, 2 workers"
+        found[name], waiting = network.speed_from_files(records)
+        notes[name] = f"waiting for images {100 * waiting:.1f} % of the time"
+        for workers in (0, 2) if kind == "PNG" else ():
+            name = f"{kind} to scores, heatmaps and page, {workers} workers"
+            found[name] = network.speed_with_pictures(records[:24], workers, folder / f"out{workers}")
+    print(f"\n| {size} x {size} pixels | images/s | of the network | |\n|---|---|---|---|")
     for name, value in found.items():
-        wait = f"{100 * waits[name]:.1f} %" if name in waits else ""
-        print(f"| {name} | {value:.1f} | {value / found['network alone']:.2f} | {wait} |")
-    return found | {f"{name}: share of waiting": value for name, value in waits.items()}
+        print(f"| {name} | {value:.1f} | {value / alone:.2f} | {notes.get(name, '')} |")
+    return {**found, **{f"{name}: note": note for name, note in notes.items()}}
 
 
 def small_model(folder: Path) -> None:

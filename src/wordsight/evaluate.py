@@ -185,8 +185,8 @@ def evaluate(
     mask_rule: "any" (not zero) or "half" (as published). transductive: scale scores by the range over all records,
     the papers' protocol, which lets each score depend on the other test images; it is named in the protocol.
     finding: which finding to measure; needed if the detector has several. bootstrap_draws: 0 for no intervals.
-    workers: processes that read the next images meanwhile, None for one or two of them; from a script of your own call
-    this under `if __name__ == "__main__":` then.
+    workers: processes that read the next images meanwhile, None for as many as suit the device; from a script of your
+    own call this under `if __name__ == "__main__":` then.
     Files that cannot be read are left out and listed in `failures`. Raises DataError for records without a label, none
     at all or none readable; SettingsError for settings out of range or a detector that cannot be transductive;
     MetricError for several findings without a choice or for maps that do not fit together.
@@ -205,7 +205,7 @@ def evaluate(
         transductive=transductive,
         progress=progress,
         finding=finding,
-        workers=reading_workers(workers),
+        workers=reading_workers(workers, getattr(detector, "device", "cpu")),
     )
     rules: dict[str, Scalar] = {"mask_rule": mask_rule, "transductive": transductive}
     if finding is not None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image as Pillow
 
 from wordsight.data import reading
-from wordsight.data.reading import Helpers, read_prepared, read_records, reading_workers, result
+from wordsight.data.reading import Helpers, read_prepared, read_records, reading_workers, result, usable_cores
 from wordsight.errors import DataError, SettingsError
 from wordsight.imaging import Prepared, mla_input, prepared, read_record
 from wordsight.types import Image, Record
@@ -187,7 +187,8 @@ def test_readers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 
 def test_workers_are_few_unless_given() -> None:
-    assert 1 <= reading_workers(None) <= 2
+    assert reading_workers(None) == min(2, usable_cores())
+    assert reading_workers(None, "cuda:1") == min(8, usable_cores())
     assert reading_workers(0) == 0
     assert reading_workers(7) == 7
     with pytest.raises(SettingsError, match="workers: expected 0 processes or more, got -1"):

@@ -85,7 +85,7 @@ def add_looking(parser: CommandParser, weights: str = BACKBONE) -> None:
         "--workers",
         type=int | None,
         default=None,
-        help="processes that read the next images meanwhile; 0: none; null: 2, or 1 on one core",
+        help="processes that read and draw meanwhile; 0: none; null: 2 (8 with a GPU), no more than cores",
     )
     parser.add_argument(
         "--precision",

@@ -22,14 +22,19 @@ D = TypeVar("D")
 INLINE = 32  # for fewer files starting processes costs more than it saves
 
 
-def reading_workers(workers: int | None) -> int:
-    """Processes that read: as many as given, 0 for none, None for two or the usable cores, if those are fewer.
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
+
+def reading_workers(workers: int | None, device: object = "cpu") -> int:
+    """Processes that read and draw: as many as given, 0 for none, None for what suits the network's device.
+
+    That is two where the network needs the processor itself, eight where it does not, but no more than usable cores.
     Raises SettingsError below 0.
     """
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(2, cores)
+        return min(2 if str(device).partition(":")[0] == "cpu" else 8, usable_cores())
     if workers < 0:
         raise SettingsError(f"workers: expected 0 processes or more, got {workers}. 0 reads in the process itself.")
     return workers
@@ -71,7 +76,7 @@ class Helpers:
 
         ahead: the most results that wait to be taken, which bounds the memory; without processes none is.
         """
-        most = max(ahead, self._count) if self._pool is not None else 1
+        most = max(ahead, 2 * self._count) if self._pool is not None else 1
         waiting: deque[Future[D]] = deque()
         for job in jobs:
             waiting.append(self.begin(work, job))

@@ -109,7 +109,7 @@ class EvaluateOptions:
     transductive: scale scores over the test images, the papers' protocol; None: as the run's protocol says.
     regions, patient_pattern: organ masks and patients of a set in the benchmark's layout, see `benchmark_records`.
     bootstrap, heatmaps, eval_batch: as in TrainOptions. window, frame: None as the run was trained.
-    workers: processes that read the next images meanwhile, None for one or two of them, 0 for none; see `read_ahead`.
+    workers: processes that read and draw meanwhile, None for as many as suit the device, 0 for none; see `Helpers`.
     """
 
     runs: tuple[Path, ...]

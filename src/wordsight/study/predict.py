@@ -17,7 +17,7 @@ from wordsight.data.reading import Helpers, read_or_say, read_prepared, reading_
 from wordsight.errors import DataError, SettingsError
 from wordsight.imaging import Prepared
 from wordsight.progress import progress
-from wordsight.study.detectors import CARZERO, Looker, open_looker
+from wordsight.study.detectors import CARZERO, Looker, device_of, open_looker
 from wordsight.study.folders import DETECTOR, differences, read_run
 from wordsight.study.options import PredictOptions, Study, plain
 from wordsight.types import Record
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Keyed = tuple[str, Record]
 TABLES = ("predictions.csv", "predictions.json")
-FEW_DRAWN = 8  # images: with heatmaps, which take longer than reading, fewer already pay for processes
+FEW_DRAWN = 16  # images: with heatmaps, which take longer than reading, fewer already pay for processes
 
 
 def predict_study(options: PredictOptions) -> Study:
@@ -41,7 +41,7 @@ def predict_study(options: PredictOptions) -> Study:
     from wordsight.report.drawing import Drawing
     from wordsight.report.predictions import prediction_folder
 
-    out, workers = options.folder, reading_workers(options.workers)
+    out, workers = options.folder, reading_workers(options.workers, device_of(options))
     frames: Frames = "all" if options.all_frames else "first"
     found = records_from(options.source, frames=frames, allow_outside=options.allow_outside)
     window, frame = _reading(options)
@@ -57,7 +57,7 @@ def predict_study(options: PredictOptions) -> Study:
         missing = [item for item in records.items() if not writer.has(item[0])]
         before = len(records) - len(missing)
         notes = [f"{before} of {len(records)} images were done before"] if before else []
-        _predict(looker, missing, writer, maps=options.maps, workers=workers)
+        predict_records(looker, missing, writer, maps=options.maps, workers=workers)
         failures = [f"{path}: {message.removeprefix(f'{path}: ')}" for path, message in writer.failures(records)]
         if not writer.predicted:
             raise DataError(f"none of {len(records)} images could be read; the first: {failures[0]}")
@@ -133,8 +133,10 @@ def _is_finished(out: Path, keys: list[str]) -> bool:
     return finished is not None and whole and finished.get("images") == digest(keys)
 
 
-def _predict(looker: Looker, missing: list[Keyed], writer: PredictionWriter, *, maps: bool, workers: int) -> None:
-    """Write predictions in the order of the records; what cannot be read is noted.
+def predict_records(
+    looker: Looker, missing: list[Keyed], writer: PredictionWriter, *, maps: bool, workers: int
+) -> None:
+    """Write predictions of (key, record) in their order; what cannot be read is noted.
 
     Other processes read the next batch and draw those before while the network looks at this one.
     """

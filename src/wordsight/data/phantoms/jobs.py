@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -48,7 +47,9 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
 def worker_count(workers: int | None) -> int:
     """Processes to use: as many as asked for, else one per usable core. Raises SettingsError below 1."""
     if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        from wordsight.data.reading import usable_cores  # here, since processes that draw start without it
+
+        return usable_cores()
     if workers < 1:
         raise SettingsError(f"workers: expected at least 1 process, got {workers}. Leave it out for one per core.")
     return workers
