@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from carzero_rule import made_up_prompts, prepared_images, rule_network
@@ -40,6 +41,7 @@ from torch import Tensor
 
 from wordsight.models.carzero.asking import AskedTexts
 from wordsight.models.carzero.model import CarZeroNetwork
+from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.text_encoder import TextFeatures, sum_words
 from wordsight.models.carzero.text_input import Tokens
 
@@ -87,6 +89,32 @@ def trimmed_encoding(network: CarZeroNetwork, tokens: Tokens) -> TextFeatures:
     order = tokens.mask.sum(1).argsort(stable=True)
     parts = [network.encode_texts(tokens[rows]) for rows in torch.split(order, 64)]
     return TextFeatures.joined(parts)[order.argsort()]
+
+
+def fusion_products(settings: CarZeroSettings, images: int, texts: int, keys: int = 9) -> list[tuple[int, ...]]:
+    """Shapes (rows, in, out), or (batch, rows, in, out), of all matrix products that `images` images and texts need.
+
+    Those of the table above, as the library orders them: what is left of the fusion module without norms, softmax,
+    ReLU, sums and copies. keys: of a short text.
+    """
+    width, hidden, layers = settings.width, settings.fusion_hidden, settings.fusion_layers
+    heads, tokens, pairs = settings.fusion_heads, 1 + settings.grid**2, images * texts
+    sizes = (width, *settings.mlp_sizes, 1)
+    head = [(pairs, a, b) for a, b in pairwise(sizes)]
+    memory = [(images * tokens, width, 2 * width), (pairs, width, width)]
+    scores = (images * heads, texts, width // heads, tokens)
+    wide, narrow = (pairs, width, hidden), (pairs, hidden, width)
+    i2t = [*memory, scores, (images * heads, texts, tokens, width // heads), wide, narrow] * layers
+    folded = [(texts, images, width, heads * keys), (texts, images, heads * keys, width)] * layers
+    t2i = [*folded, (texts, images, heads * keys, hidden), *[wide] * (layers - 1), *[narrow] * layers]
+    queries = [(texts, width, width), *[(pairs, width, width)] * (layers - 1)]
+    return [*queries, *i2t, *head, *t2i, *head]
+
+
+def _matrices(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Of a, b and a b^T."""
+    *batch, rows, inner, columns = shape
+    return [(*batch, rows, inner), (*batch, columns, inner), (*batch, rows, columns)]
 
 
 class Work:
@@ -165,6 +193,20 @@ class Work:
         tokens, text = self.tokens()[:images], self.text(count)
         return lambda: published_scores(self.network, tokens, text)
 
+    def fusion_floor(self, count: int) -> Callable[[], None]:
+        """The matrix products that are left of the fusion module, one by one, into memory that is there."""
+        batch = min(BATCH, len(self.images))
+        shapes = fusion_products(self.network.settings, batch, count)
+        made = {shape: [torch.ones(s, device=self.device) for s in _matrices(shape)] for shape in dict.fromkeys(shapes)}
+
+        def call() -> None:
+            for _ in range(len(self.images) // batch):
+                for shape in shapes:
+                    a, b, out = made[shape]
+                    torch.matmul(a, b.mT, out=out)
+
+        return call
+
     def cases(self, few: int, fusion_few: int) -> list[Case]:
         """All comparisons; few: images of the published order in the slow ones."""
         total = len(self.images)
@@ -192,6 +234,7 @@ class Work:
             )
         fusion = [
             Variant("library", lambda: self.ours_fusion(192), total),
+            Variant("its matrix products alone", lambda: self.fusion_floor(192), total),
             Variant(
                 "published order",
                 lambda: self.published_fusion(192, fusion_few),
