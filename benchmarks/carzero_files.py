@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from wordsight.data.reading import Helpers, read_prepared
+from wordsight.data.reading import read_prepared
 from wordsight.files import write_json
+from wordsight.helpers import Helpers
 from wordsight.imaging import CARZERO_INPUT, Prepared
 from wordsight.types import Record
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 WATCH = """
 import json, sys
 from pathlib import Path
-from wordsight.data import reading
+from wordsight.helpers import Helpers
 from wordsight.study import PredictOptions, predict_study
 from wordsight.study import predict as work
 from wordsight.study.options import AskOptions
@@ -48,7 +49,7 @@ def resident():
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
-class Watched(reading.Helpers):
+class Watched(Helpers):
     def ahead(self, *arguments, **options):
         for count, image in enumerate(super().ahead(*arguments, **options), 1):
             if count % ({count} // 5) == 0:

@@ -191,7 +191,7 @@ def evaluate(
     at all or none readable; SettingsError for settings out of range or a detector that cannot be transductive;
     MetricError for several findings without a choice or for maps that do not fit together.
     """
-    from wordsight.data.reading import reading_workers
+    from wordsight.helpers import helper_count
 
     records = list(records)
     _check_settings(records, batch_size, bootstrap_draws, mask_rule)
@@ -205,7 +205,7 @@ def evaluate(
         transductive=transductive,
         progress=progress,
         finding=finding,
-        workers=reading_workers(workers, getattr(detector, "device", "cpu")),
+        workers=helper_count(workers, getattr(detector, "device", "cpu")),
     )
     rules: dict[str, Scalar] = {"mask_rule": mask_rule, "transductive": transductive}
     if finding is not None:

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from wordsight import helpers as pool_module
 from wordsight.data import reading
-from wordsight.data.reading import Helpers, read_prepared, read_records, reading_workers, result, usable_cores
+from wordsight.data.reading import read_prepared, read_records
 from wordsight.errors import DataError, SettingsError
+from wordsight.helpers import Helpers, helper_count, result, usable_cores
 from wordsight.imaging import Prepared, mla_input, prepared, read_record
 from wordsight.types import Image, Record
 
@@ -45,7 +47,7 @@ def test_processes_give_what_one_gives_in_the_same_order(tmp_path: Path, monkeyp
     alone = list(read_records(records))
     assert [isinstance(found, str) for found in alone] == [n % 5 == 4 or n == 12 for n in range(13)]
     assert "4.png" in str(alone[4])
-    monkeypatch.setattr(reading, "INLINE", 1)
+    monkeypatch.setattr(pool_module, "INLINE", 1)
     together = list(read_records(records, workers=2, ahead=3))
     assert len(together) == 13
     assert all(same(a, b) for a, b in zip(together, alone, strict=True))
@@ -72,8 +74,8 @@ class Pool:
 
 def test_what_waits_is_bounded_and_closing_stops_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool()
-    monkeypatch.setattr(reading, "INLINE", 1)
-    monkeypatch.setattr(reading, "ProcessPoolExecutor", lambda *_, **__: pool)
+    monkeypatch.setattr(pool_module, "INLINE", 1)
+    monkeypatch.setattr(pool_module, "ProcessPoolExecutor", lambda *_, **__: pool)
     found = read_records(files(tmp_path, 12), workers=2, ahead=4)
     for taken in range(1, 6):
         next(found)
@@ -87,7 +89,7 @@ def test_few_files_start_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a pool was started")
 
-    monkeypatch.setattr(reading, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(pool_module, "ProcessPoolExecutor", refuse)
     assert len(list(read_records(files(tmp_path, 5), workers=2))) == 6
 
 
@@ -98,8 +100,8 @@ def test_a_process_that_dies_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
             raise BrokenProcessPool("gone")
 
-    monkeypatch.setattr(reading, "INLINE", 1)
-    monkeypatch.setattr(reading, "ProcessPoolExecutor", Dying)
+    monkeypatch.setattr(pool_module, "INLINE", 1)
+    monkeypatch.setattr(pool_module, "ProcessPoolExecutor", Dying)
     with pytest.raises(DataError, match=r"a process that reads images ended early\. Read in one process"):
         list(read_records(files(tmp_path, 3), workers=1))
 
@@ -142,11 +144,12 @@ def test_without_processes_each_job_is_done_when_it_is_wanted() -> None:
 SCRIPT = """
 import multiprocessing, sys
 from pathlib import Path
+from wordsight import helpers
 from wordsight.data import reading
 from wordsight.types import Record
 
 if __name__ == "__main__":
-    reading.INLINE = 1
+    helpers.INLINE = 1
     records = [Record(path) for path in sorted(Path(sys.argv[1]).glob("*.png"))]
     images = reading.read_records(records, workers=1, ahead=2)
     next(images)
@@ -187,9 +190,9 @@ def test_readers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 
 def test_workers_are_few_unless_given() -> None:
-    assert reading_workers(None) == min(2, usable_cores())
-    assert reading_workers(None, "cuda:1") == min(8, usable_cores())
-    assert reading_workers(0) == 0
-    assert reading_workers(7) == 7
+    assert helper_count(None) == min(2, usable_cores())
+    assert helper_count(None, "cuda:1") == min(8, usable_cores())
+    assert helper_count(0) == 0
+    assert helper_count(7) == 7
     with pytest.raises(SettingsError, match="workers: expected 0 processes or more, got -1"):
-        reading_workers(-1)
+        helper_count(-1)

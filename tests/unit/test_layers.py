@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "src" / "wordsight"
-BASE = {"types", "errors", "files", "progress", ""}  # "" is the package itself: its version
+BASE = {"types", "errors", "files", "helpers", "progress", ""}  # "" is the package itself: its version
 ROOMS = BASE | {"imaging", "text", "metrics", "data", "models", "train", "collect", "evaluate", "report"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
+    "helpers": {"errors"},
     "progress": set(),
     "types": {"errors"},
     "": {"errors", "types", "imaging", "metrics", "data", "evaluate", "report", "models", "loading"},  # for types only

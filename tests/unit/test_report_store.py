@@ -210,6 +210,18 @@ def test_max_heatmaps_keeps_the_highest_scores(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "heatmaps").exists()
 
 
+def test_processes_that_draw_change_nothing(tmp_path: Path) -> None:
+    evaluations = [make(tmp_path / "in", 40, seed=seed, dataset=f"set {seed}") for seed in (0, 1)]
+    (tmp_path / "in" / evaluations[0].names[7]).unlink()
+    written = []
+    for workers in (0, 2):
+        out = tmp_path / f"out{workers}"
+        write_evaluation(evaluations, out, workers=workers)
+        written.append({str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert len(written[0]) == 2 * 40 + 4
+    assert written[0] == written[1]
+
+
 def test_results_json_has_null_for_nan_and_spread_over_draws(tmp_path: Path) -> None:
     evaluations = [make(tmp_path, seed=s) for s in range(3)]
     page = Page(write_evaluation(evaluations, tmp_path / "run").read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image as Pillow
 
 from study_tools import QUICK
 from wordsight.cli.main import main
@@ -20,8 +21,10 @@ from wordsight.study.backbone import find_weights
 from wordsight.study.checkpoints import RunOptions, compare, convert_to_run, read_adapters
 from wordsight.study.folders import check_folder, check_parent, detector_folders, differences, read_run, write_run
 from wordsight.study.plan import find_support, place, plan_runs
+from wordsight.study.target import check_files
 from wordsight.train.recipes import recipe
 from wordsight.train.settings import MlaTraining
+from wordsight.types import Record
 
 
 def quick(data: Path, clip: Path, out: Path, **more: Any) -> TrainOptions:
@@ -383,3 +386,27 @@ def test_mvfa_checkpoints_need_their_object(phantom_data: Path, small_clip: Path
         convert_to_run(
             tmp_path / "a.pth", tmp_path / "b", RunOptions(str(small_clip), data=phantom_data, object_name="Brain")
         )
+
+
+def test_files_are_checked_by_processes_as_by_one(tmp_path: Path) -> None:
+    records = []
+    for number in range(36):
+        path, mask = tmp_path / f"{number:02d}.png", tmp_path / f"{number:02d}-mask.png"
+        for file in (path, mask):
+            Pillow.new("L", (12, 10), number).save(file)
+        records.append(Record(path, 1, mask))
+    check_files(records, workers=2)
+    for file in (records[3].path, records[9].mask, records[30].path):
+        assert file is not None
+        file.write_bytes(file.read_bytes()[:40])
+    said = []
+    for workers in (0, 2):
+        with pytest.raises(DataError, match="expected images and masks that can be read, got 3 that cannot:") as error:
+            check_files(records, workers)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    assert [line.split("/")[-1].split(":")[0] for line in said[0].splitlines()[1:]] == [
+        "03.png",
+        "09-mask.png",
+        "30.png",
+    ]

@@ -14,6 +14,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PrecisionChoice = Literal["fp32", "bf16", "fp16", "auto"]
 Runtime = Literal["eager", "compile"]
 BACKBONE = "file of the CLIP where it is not where training found it"
+WORKERS = "processes that read and draw meanwhile; 0: none; null: 2 (8 with a GPU), no more than cores"
 
 
 class CommandParser(jsonargparse.ArgumentParser):
@@ -85,7 +86,7 @@ def add_looking(parser: CommandParser, weights: str = BACKBONE) -> None:
         "--workers",
         type=int | None,
         default=None,
-        help="processes that read and draw meanwhile; 0: none; null: 2 (8 with a GPU), no more than cores",
+        help=WORKERS,
     )
     parser.add_argument(
         "--precision",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wordsight.cli.parser import (
+    WORKERS,
     CommandParser,
     Precision,
     add_fields,
@@ -105,6 +106,7 @@ def _add_output(group: Any) -> None:
     add("--bootstrap", type=int, default=1000, help="draws of the 95 % intervals; 0: none")
     add("--heatmaps", type=int | None, default=None, help="files per run, highest scores first; null: all")
     add("--batch", type=int, default=8, help="images at a time when measuring")
+    add("--workers", type=int | None, default=None, help=WORKERS)
 
 
 def options(args: Any) -> TrainOptions:
@@ -130,6 +132,7 @@ def options(args: Any) -> TrainOptions:
         bootstrap=args.bootstrap,
         heatmaps=args.heatmaps,
         eval_batch=args.batch,
+        workers=args.workers,
         window=window_of(args.window),
         frame=args.frame,
         allow_outside=args.allow_outside,

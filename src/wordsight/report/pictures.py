@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordsight.errors import WordsightError
-from wordsight.imaging.overlay import RGB, colour_map, outline, overlay, scaled, to_rgb
-from wordsight.types import Geometry, Heatmap, Image
+from wordsight.imaging.overlay import RGB, colour_map, outline, overlay, scaled, to_rgb, write_png
+from wordsight.types import Geometry, Heatmap, Image, ScoreKind
 
 if TYPE_CHECKING:
     from wordsight.evaluate import Evaluation
@@ -112,23 +112,32 @@ def frame_of(name: str, path: str) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Painter:
-    """Draws the images of one evaluation: how to read them (None: as it did), how maps lie on them, range of colour."""
+class Case:
+    """One image of an evaluation as it is drawn; without `read` and `geometry` it can go to another process.
 
-    evaluation: Evaluation
+    path, frame, window: of the file. kind: of the scores. values, mask: (h, w) of its map and of its mask, or None.
+    limits: ends of the colour map. read: (path, frame) -> Image, None as the evaluation read it. geometry: how the
+    prepared array lies on the image, None for squeezed whole.
+    """
+
+    path: str
+    frame: int | None
+    window: str | None
+    kind: ScoreKind
+    values: NDArray[np.float32] | None
+    mask: NDArray[np.bool_] | None
     limits: tuple[float, float] | None
-    read: ReadImage | None
-    geometry: GeometryOf | None
+    read: ReadImage | None = None
+    geometry: GeometryOf | None = None
 
-    def load(self, index: int) -> Image | None:
+    def load(self) -> Image | None:
         """The image, or None if it can no longer be read."""
         from wordsight.imaging import read_image
 
-        path = self.evaluation.paths[index]
-        frame = frame_of(self.evaluation.names[index], path)
-        window = self.evaluation.windows[index] if self.evaluation.windows else ""
         try:
-            return self.read(path, frame) if self.read else read_image(path, frame=frame, window=window or None)
+            if self.read is not None:
+                return self.read(self.path, self.frame)
+            return read_image(self.path, frame=self.frame, window=self.window)
         except (WordsightError, OSError):
             return None
 
@@ -137,33 +146,62 @@ class Painter:
         geometry = self.geometry(full) if self.geometry else whole_image(full.shape, shape)
         return on_grid(geometry, image.shape, values)
 
-    def panels(self, index: int, largest: int | None) -> dict[str, RGB]:
+    def panels(self, largest: int | None) -> dict[str, RGB]:
         """Pictures by role, long side at most `largest` (None: the image's own grid); none at all is possible."""
-        evaluation, full = self.evaluation, self.load(index)
+        full = self.load()
         if full is None:
-            if evaluation.maps is None:
-                return {}
-            return {"map": colour_map(scaled(evaluation.maps[index].astype(np.float32), self.limits))}
+            return {} if self.values is None else {"map": colour_map(scaled(self.values, self.limits))}
         image = full if largest is None else shrunk(full, largest)
         panels = {"image": to_rgb(image)}
-        if evaluation.maps is not None:
-            values = self._on(evaluation.maps[index], image, full)
-            panels["map"] = overlay(image, Heatmap("abnormal", values, evaluation.kind), limits=self.limits)
-        if evaluation.masks is not None and evaluation.masks[index].any():
-            truth = np.nan_to_num(self._on(evaluation.masks[index], image, full)) > 0.5
+        if self.values is not None:
+            heatmap = Heatmap("abnormal", self._on(self.values, image, full), self.kind)
+            panels["map"] = overlay(image, heatmap, limits=self.limits)
+        if self.mask is not None:
+            truth = np.nan_to_num(self._on(self.mask, image, full)) > 0.5
             panels["mask"] = outline(panels["image"], truth)
         return panels
 
-    def heatmap(self, index: int) -> RGB | None:
+    def heatmap(self) -> RGB | None:
         """The map over the image on the original grid, true outline on top where there is one."""
-        evaluation = self.evaluation
-        if evaluation.maps is None:
+        if self.values is None:
             return None
-        panels = self.panels(index, None)
-        if "mask" not in panels or evaluation.masks is None:
+        panels = self.panels(None)
+        if "mask" not in panels:
             return panels["map"]
         line = (panels["mask"] != panels["image"]).any(axis=2)
         return np.where(line[:, :, None], panels["mask"], panels["map"])
+
+
+def case_of(
+    evaluation: Evaluation,
+    index: int,
+    limits: tuple[float, float] | None,
+    read: ReadImage | None = None,
+    geometry: GeometryOf | None = None,
+) -> Case:
+    """The evaluation's image with this number."""
+    path = evaluation.paths[index]
+    masked = evaluation.masks is not None and bool(evaluation.masks[index].any())
+    return Case(
+        path=path,
+        frame=frame_of(evaluation.names[index], path),
+        window=(evaluation.windows[index] if evaluation.windows else "") or None,
+        kind=evaluation.kind,
+        values=None if evaluation.maps is None else evaluation.maps[index].astype(np.float32),
+        mask=evaluation.masks[index] if evaluation.masks is not None and masked else None,
+        limits=limits,
+        read=read,
+        geometry=geometry,
+    )
+
+
+def write_heatmap(job: tuple[Case, Path]) -> bool:
+    """Write a case's heatmap as PNG; False if there is none."""
+    case, path = job
+    rgb = case.heatmap()
+    if rgb is not None:
+        write_png(path, rgb)
+    return rgb is not None
 
 
 def encode_png(rgb: RGB, largest: int, colours: int = 256) -> bytes:
@@ -206,10 +244,10 @@ def draw_pictures(
     limits = {e: colour_limits(m) for e in shown if (m := evaluations[e].maps) is not None}
     panels: dict[tuple[int, int, str], RGB] = {}
     for e in shown:
-        painter = Painter(evaluations[e], limits.get(e), read, geometry)
         for group in pick_cases(evaluations[e].labels, evaluations[e].scores, CASES[0]):
             for i in group:
-                panels.update({(e, i, role): rgb for role, rgb in painter.panels(i, LARGEST).items()})
+                drawn = case_of(evaluations[e], i, limits.get(e), read, geometry).panels(LARGEST)
+                panels.update({(e, i, role): rgb for role, rgb in drawn.items()})
     for cases in CASES:
         kept = {
             (e, i)

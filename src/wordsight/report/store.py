@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,22 @@ from wordsight import __version__
 from wordsight.errors import DataError
 from wordsight.evaluate import Evaluation
 from wordsight.files import write_text
-from wordsight.imaging.overlay import write_png
+from wordsight.helpers import Helpers
 from wordsight.metrics import Number
 from wordsight.progress import track
 from wordsight.report.archive import read_arrays, write_arrays
 from wordsight.report.html import group_evaluations, metrics_of, render_report, summarise
 from wordsight.report.names import SafeNames, replacing
 from wordsight.report.pictures import (
+    Case,
     GeometryOf,
-    Painter,
     Pictures,
     ReadImage,
+    case_of,
     colour_limits,
     draw_pictures,
     first_of_each,
+    write_heatmap,
 )
 from wordsight.report.words import draw_name
 from wordsight.types import ScoreKind
@@ -39,6 +42,8 @@ SCHEMA = 1
 COLUMNS = ("name", "label", "score", "group", "dataset", "draw", "path", "evaluation", "heatmap", "window")
 MAX_JSON_BYTES = 256 * 2**20
 FLOAT16_MAX = float(np.finfo(np.float16).max)
+HeatmapJob = tuple[tuple[int, int], str, Callable[[], Case]]
+"""(evaluation, image), path relative to the run folder, what is drawn."""
 
 
 def write_evaluation(
@@ -50,6 +55,7 @@ def write_evaluation(
     keep_maps: bool = True,
     read: ReadImage | None = None,
     geometry: GeometryOf | None = None,
+    workers: int = 0,
 ) -> Path:
     """Write one evaluation, or several draws and data sets, into a run folder; return the path of report.html.
 
@@ -59,6 +65,7 @@ def write_evaluation(
     heatmaps: write PNG files, of each evaluation at most max_heatmaps, highest scores first. keep_maps: store maps and
     masks. read: (path, frame) -> Image; default, as the evaluation read it. geometry: image -> how the prepared array
     lies on it; default, the image was squeezed whole into it. An image that can no longer be read shows its map alone.
+    workers: processes that draw heatmaps, see `Helpers`; without `read` and `geometry` only.
     Raises DataError if there is nothing to write or the folder cannot be written.
     """
     evaluations = [evaluation] if isinstance(evaluation, Evaluation) else list(evaluation)
@@ -70,7 +77,9 @@ def write_evaluation(
         evaluations, first_of_each(evaluations, group_evaluations(evaluations)), read=read, geometry=geometry
     )
     with replacing(folder) as new:
-        written = _write_heatmaps(evaluations, new, max_heatmaps, read, geometry) if heatmaps else {}
+        most = max_heatmaps if heatmaps else 0
+        jobs = _heatmap_jobs(evaluations, most, read, geometry)
+        written = _write_heatmaps(jobs, new, 0 if read or geometry else workers)
         _write_results(evaluations, pictures, written, new / "results.json")
         _write_predictions(evaluations, written, new / "predictions.csv")
         arrays = _arrays(evaluations, pictures, keep_maps)
@@ -101,29 +110,31 @@ def _arrays(evaluations: Sequence[Evaluation], pictures: Pictures, keep_maps: bo
     return arrays
 
 
-def _write_heatmaps(
-    evaluations: Sequence[Evaluation], new: Path, most: int | None, read: ReadImage | None, geometry: GeometryOf | None
-) -> dict[tuple[int, int], str]:
-    """PNG files below new/heatmaps; (evaluation, image) -> path relative to the run folder."""
-    written: dict[tuple[int, int], str] = {}
+def _heatmap_jobs(
+    evaluations: Sequence[Evaluation], most: int | None, read: ReadImage | None, geometry: GeometryOf | None
+) -> list[HeatmapJob]:
+    """Of each evaluation at most so many, the highest scores."""
+    jobs: list[HeatmapJob] = []
     folders = SafeNames()
     for number, evaluation in enumerate(evaluations):
-        if evaluation.maps is None:
+        if evaluation.maps is None or most == 0:
             continue
         repeated = sum(e.dataset == evaluation.dataset for e in evaluations) > 1
         folder = folders.of(f"{evaluation.dataset} {draw_name(evaluation)}".strip() if repeated else evaluation.dataset)
-        painter = Painter(evaluation, colour_limits(evaluation.maps), read, geometry)
-        names = SafeNames()
-        places = {
-            i: f"heatmaps/{folder}/{names.of(name.removesuffix('.png'))}.png" for i, name in enumerate(evaluation.names)
-        }
+        limits, names = colour_limits(evaluation.maps), SafeNames()
+        places = [f"heatmaps/{folder}/{names.of(name.removesuffix('.png'))}.png" for name in evaluation.names]
         chosen = np.argsort(-evaluation.scores, kind="stable")[:most]
-        for i in track(sorted(int(i) for i in chosen), f"Heatmaps of {evaluation.dataset}"):
-            rgb = painter.heatmap(i)
-            if rgb is not None:
-                write_png(new / places[i], rgb)
-                written[number, i] = places[i]
-    return written
+        for i in sorted(int(i) for i in chosen):
+            jobs.append(((number, i), places[i], partial(case_of, evaluation, i, limits, read, geometry)))
+    return jobs
+
+
+def _write_heatmaps(jobs: Sequence[HeatmapJob], new: Path, workers: int) -> dict[tuple[int, int], str]:
+    """PNG files below `new`; (evaluation, image) -> path relative to the run folder, of those that could be drawn."""
+    with Helpers(workers, len(jobs)) as helpers:
+        cases = ((case(), new / place) for _, place, case in jobs)
+        drawn = track(helpers.ahead(write_heatmap, cases), "Heatmaps", len(jobs))
+        return {key: place for (key, place, _), done in zip(jobs, drawn, strict=True) if done}
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from wordsight.data import benchmark_records, canonical_name, read_as, records_f
 from wordsight.data.benchmark import set_names
 from wordsight.errors import DataError, SettingsError
 from wordsight.files import file_hash
+from wordsight.helpers import helper_count
 from wordsight.progress import progress
 from wordsight.study.detectors import computing, device_of
 from wordsight.study.folders import detector_folders, protocol_of, read_run
@@ -36,8 +37,9 @@ def evaluate_study(options: EvaluateOptions) -> Study:
     notes = (f"left out {left_out}",) if left_out else ()
     from wordsight.report import write_evaluation
 
+    workers = helper_count(options.workers, device_of(options))
     out = options.out or _own_folder(options, dataset, read_run(folders[0]))
-    report = write_evaluation(evaluations, out, max_heatmaps=options.heatmaps)
+    report = write_evaluation(evaluations, out, max_heatmaps=options.heatmaps, workers=workers)
     return Study(tuple(evaluations), out, Path(report), notes)
 
 

@@ -43,6 +43,8 @@ class TrainOptions:
     anything else is a folder of lists. sources: sets to train on zero-shot, None for all others in the data folder.
     initial: a checkpoint of adapters to start from. evaluate: measure on the target's test split.
     bootstrap: draws of the intervals. heatmaps: files per evaluation, None for all. eval_batch: images at a time.
+    workers: processes that check files before, read while it measures and draw after, None for as many as suit the
+    device, 0 for none; see `Helpers`.
     window, frame: how files are read, see `read_as`; the run keeps them. allow_outside: see `read_manifest`.
     Raises SettingsError for values out of range.
     """
@@ -66,6 +68,7 @@ class TrainOptions:
     bootstrap: int = 1000
     heatmaps: int | None = None
     eval_batch: int = 8
+    workers: int | None = 0
     window: str | None = None
     frame: int | None = None
     allow_outside: bool = False

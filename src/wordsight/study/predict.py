@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from wordsight.data import read_as, records_from
 from wordsight.data.listing import Frames
-from wordsight.data.reading import Helpers, read_or_say, read_prepared, reading_workers, result
+from wordsight.data.reading import read_or_say, read_prepared
 from wordsight.errors import DataError, SettingsError
+from wordsight.helpers import Helpers, helper_count, result
 from wordsight.imaging import Prepared
 from wordsight.progress import progress
 from wordsight.study.detectors import CARZERO, Looker, device_of, open_looker
@@ -41,7 +42,7 @@ def predict_study(options: PredictOptions) -> Study:
     from wordsight.report.drawing import Drawing
     from wordsight.report.predictions import prediction_folder
 
-    out, workers = options.folder, reading_workers(options.workers, device_of(options))
+    out, workers = options.folder, helper_count(options.workers, device_of(options))
     frames: Frames = "all" if options.all_frames else "first"
     found = records_from(options.source, frames=frames, allow_outside=options.allow_outside)
     window, frame = _reading(options)

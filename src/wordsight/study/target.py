@@ -9,6 +9,7 @@ from wordsight.data import benchmark_records, canonical_name, read_as, read_mani
 from wordsight.data.benchmark import Split, set_folder
 from wordsight.data.manifest import read_column
 from wordsight.errors import DataError, ImageError, SettingsError
+from wordsight.helpers import Helpers
 from wordsight.progress import track
 from wordsight.study.options import TrainOptions
 from wordsight.types import Record
@@ -45,23 +46,30 @@ def check_target(options: TrainOptions, target: str) -> None:
         )
 
 
-def check_files(records: Iterable[Record]) -> None:
+def check_files(records: Iterable[Record], workers: int = 0) -> None:
     """Read every image and mask once. Raises DataError that lists all that cannot be read."""
-    from wordsight.imaging import image_count, read_mask, read_record
-
-    bad: dict[Path, str] = {}
-    for record in track(list(dict.fromkeys(records)), "Checking images"):
-        file = record.path
-        try:
-            read_record(record)
-            if record.mask is not None:
-                file = record.mask
-                read_mask(file, frame=record.frame if image_count(file) > 1 else None)
-        except ImageError as error:
-            bad[file] = str(error)
+    unique = list(dict.fromkeys(records))
+    with Helpers(workers, len(unique)) as helpers:
+        problems = track(helpers.ahead(_problem, unique), "Checking images", len(unique))
+        bad = dict(problem for problem in problems if problem is not None)
     if bad:
         reasons = "\n".join(f"  {reason}" for reason in bad.values())
         raise DataError(f"expected images and masks that can be read, got {len(bad)} that cannot:\n{reasons}")
+
+
+def _problem(record: Record) -> tuple[Path, str] | None:
+    """The file of a record that cannot be read, and why."""
+    from wordsight.imaging import image_count, read_mask, read_record
+
+    file = record.path
+    try:
+        read_record(record)
+        if record.mask is not None:
+            file = record.mask
+            read_mask(file, frame=record.frame if image_count(file) > 1 else None)
+    except ImageError as error:
+        return file, str(error)
+    return None
 
 
 def target_records(options: TrainOptions, target: str, split: Split) -> list[Record]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wordsight.helpers import helper_count
 from wordsight.models.mla.settings import OBJECT_NAMES, MlaSettings
 from wordsight.study.backbone import open_clip_for
 from wordsight.study.folders import (
@@ -42,16 +43,24 @@ def train_study(options: TrainOptions) -> Study:
     described = [_describe(options, target, run, settings, training, clip) for run in runs]
     for run, values in zip(runs, described, strict=True):
         check_folder(run.folder, values)
-    check_files(r for run in runs if not (run.folder / DETECTOR).is_file() for r in run.records)
+    workers = _workers(options, training)
+    check_files((r for run in runs if not (run.folder / DETECTOR).is_file() for r in run.records), workers)
     evaluations, notes = [], []
     for run, values in zip(runs, described, strict=True):
         detector, loaded = _trained(options, target, run, values, settings, training, clip)
         if loaded:
             notes.append(f"{run.folder}: was finished before and was not trained again")
         if options.evaluate:
-            evaluations.append(_measured(options, target, detector, values, training))
-    report = _written(evaluations, options, target)
+            evaluations.append(_measured(options, target, detector, values, training, workers))
+    report = _written(evaluations, options, target, workers)
     return Study(tuple(evaluations), options.folder(target), report, tuple(notes))
+
+
+def _workers(options: TrainOptions, training: MlaTraining) -> int:
+    """Processes that help, for the device of the training."""
+    from wordsight.train.engine import find_device
+
+    return helper_count(options.workers, find_device(training.device, training.precision))
 
 
 def _describe(
@@ -135,7 +144,7 @@ def _fitted(detector: MlaLp, target: str, run: Run, training: MlaTraining) -> Ml
 
 
 def _measured(
-    options: TrainOptions, target: str, detector: MlaLp, values: dict[str, Any], training: MlaTraining
+    options: TrainOptions, target: str, detector: MlaLp, values: dict[str, Any], training: MlaTraining, workers: int
 ) -> Evaluation:
     from wordsight.evaluate import evaluate
 
@@ -148,12 +157,14 @@ def _measured(
         bootstrap_draws=options.bootstrap,
         mask_rule=training.mask_rule,
         transductive=training.protocol == "published",
+        workers=workers,
     )
 
 
-def _written(evaluations: list[Evaluation], options: TrainOptions, target: str) -> Path | None:
+def _written(evaluations: list[Evaluation], options: TrainOptions, target: str, workers: int) -> Path | None:
     if not evaluations:
         return None
     from wordsight.report import write_evaluation
 
-    return Path(write_evaluation(evaluations, options.folder(target), max_heatmaps=options.heatmaps))
+    folder = options.folder(target)
+    return Path(write_evaluation(evaluations, folder, max_heatmaps=options.heatmaps, workers=workers))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from wordsight.data.phantoms.png import encode_png
 from wordsight.errors import DataError, SettingsError
 from wordsight.files import atomic_path, write_json
+from wordsight.helpers import usable_cores
 
 INLINE = 80  # below this many images starting processes costs more than it saves
 NOTE = "synthetic: know nothing of patients"
@@ -47,8 +48,6 @@ def claim(folder: Path, description: dict[str, Any]) -> None:
 def worker_count(workers: int | None) -> int:
     """Processes to use: as many as asked for, else one per usable core. Raises SettingsError below 1."""
     if workers is None:
-        from wordsight.data.reading import usable_cores  # here, since processes that draw start without it
-
         return usable_cores()
     if workers < 1:
         raise SettingsError(f"workers: expected at least 1 process, got {workers}. Leave it out for one per core.")
