@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from wordsight import __version__
 from wordsight.cli.main import COMMANDS, guarded, main
@@ -101,6 +102,13 @@ def test_guarded_turns_errors_into_statuses(capsys: pytest.CaptureFixture[str]) 
     assert guarded(lambda: fails(KeyboardInterrupt())) == 130
     assert "Training and predictions go on where they stopped" in capsys.readouterr().err
     assert guarded(lambda: fails(SystemExit(3))) == 3
+    capsys.readouterr()
+    assert guarded(lambda: fails(torch.OutOfMemoryError("CUDA out of memory.\nTried"))) == 2
+    assert capsys.readouterr().err.startswith("error: not enough memory (CUDA out of memory.). Give fewer images at a")
+    assert guarded(lambda: fails(MemoryError())) == 2
+    assert capsys.readouterr().err.startswith("error: not enough memory. Give fewer")
+    with pytest.raises(RuntimeError, match="another"):
+        guarded(lambda: fails(RuntimeError("another")))
     assert guarded(lambda: fails(SystemExit("text"))) == 2
     with pytest.raises(ZeroDivisionError):
         guarded(lambda: fails(ZeroDivisionError()))

@@ -47,6 +47,13 @@ def guarded(work: Callable[[], int]) -> int:
     except WordsightError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's, not imported
+            raise
+        said = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        advice = "Give fewer images at a time (--batch), or a device with more of it."
+        print(f"error: not enough memory{said}. {advice}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print(
             "interrupted. Training and predictions go on where they stopped when the same command is given again.",

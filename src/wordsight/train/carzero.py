@@ -63,7 +63,8 @@ def fit(
     process; its history then ends with {"epoch", "valid_loss", "best"}. With several devices a script calls this under
     `if __name__ == "__main__":`, since processes are spawned, and after_epoch is a function of a module. Under torchrun
     every process calls it, training.devices is the number of all, and the first alone writes.
-    Raises TrainingError for the state of a run with other settings or data, and for losses that are not finite;
+    Raises TrainingError for the state of a run with other settings or data, for losses that are not finite and for too
+    little memory of a GPU;
     SettingsError for several devices with batch normalisation; ImageError for more unreadable images than allowed.
     """
     folder = Path(folder)
@@ -125,8 +126,15 @@ def _spawn(fabric: Fabric, job: Job) -> None:
 
 
 def _work(fabric: Fabric, job: Job) -> None:
-    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
-        Run(fabric, job).fit()
+    try:
+        with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+            Run(fabric, job).fit()
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU's memory is too small for this batch ({str(error).splitlines()[0]}). Compute encoders again for "
+            "the gradient (--training.recompute true), give smaller blocks of pairs (--training.pairs 256), more "
+            "--devices or smaller batches; all but the last go on from where the run stopped."
+        ) from error
 
 
 class Run:
@@ -147,6 +155,7 @@ class Run:
         self.valid_data = ReportData(job.sets.valid, settings, self.training, augmented=False)
         if self.training.image_rate == 0:
             self.network.img_encoder.requires_grad_(False)
+        self.network.recompute_blocks(self.training.recompute)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer: Any = fabric.setup_optimizers(
             torch.optim.Adam(
