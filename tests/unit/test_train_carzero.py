@@ -304,15 +304,13 @@ def test_a_run_with_other_settings_or_data_is_refused(manifest: Path, text: Path
 
 
 def test_what_the_hardware_is_does_not_decide(manifest: Path, text: Path, tmp_path: Path) -> None:
-    """Blocks, workers and computing again change nothing: the same weights but for the blocks' rounding."""
+    """Blocks and workers change nothing: the same seed gives the same weights but for the blocks' rounding."""
     sets, one_epoch = sets_of(manifest), replace(QUICK, epochs=1)
     whole = fit(undropped(), text, sets, replace(one_epoch, pairs=None), tmp_path / "a")
     blocks = fit(undropped(), text, sets, replace(one_epoch, pairs=30, workers=1), tmp_path / "b")
-    again = fit(undropped(), text, sets, replace(one_epoch, pairs=None, recompute=True), tmp_path / "d")
-    losses = [json.loads((tmp_path / n / "carzero.json").read_text())["history"] for n in "abd"]
+    losses = [json.loads((tmp_path / n / "carzero.json").read_text())["history"] for n in "ab"]
     assert losses[0][0]["loss"] == pytest.approx(losses[1][0]["loss"], rel=1e-4)
-    assert [entry.get("loss") for entry in losses[0]] == pytest.approx([entry.get("loss") for entry in losses[2]])
-    assert whole.settings == blocks.settings == again.settings
+    assert whole.settings == blocks.settings
     other = fit(undropped(), text, sets, replace(one_epoch, seed=24), tmp_path / "c")
     assert hash_tensors(other.network.state_dict()) != hash_tensors(whole.network.state_dict())
 
@@ -329,7 +327,7 @@ def test_a_gpu_that_is_too_small_is_said_and_the_run_goes_on_with_less(
         patch.setattr(Run, "loss", greedy)
         with pytest.raises(TrainingError, match=r"too small for this batch \(CUDA out of memory\. Tried to"):
             fit(network(), text, sets, one_epoch, tmp_path)
-    fit(network(), text, sets, replace(one_epoch, recompute=True), tmp_path)
+    fit(network(), text, sets, replace(one_epoch, pairs=8), tmp_path)
     assert json.loads((tmp_path / "carzero.json").read_text())["finished"]
 
 

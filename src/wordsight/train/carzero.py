@@ -131,9 +131,9 @@ def _work(fabric: Fabric, job: Job) -> None:
             Run(fabric, job).fit()
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"the GPU's memory is too small for this batch ({str(error).splitlines()[0]}). Compute encoders again for "
-            "the gradient (--training.recompute true), give smaller blocks of pairs (--training.pairs 256), more "
-            "--devices or smaller batches; all but the last go on from where the run stopped."
+            f"the GPU's memory is too small for this batch ({str(error).splitlines()[0]}). Let the encoders take "
+            "part after part of it (--training.part 32), give smaller blocks of pairs (--training.pairs 256), more "
+            "--devices or smaller batches; with the first two the run goes on from where it stopped."
         ) from error
 
 
@@ -155,7 +155,6 @@ class Run:
         self.valid_data = ReportData(job.sets.valid, settings, self.training, augmented=False)
         if self.training.image_rate == 0:
             self.network.img_encoder.requires_grad_(False)
-        self.network.recompute_blocks(self.training.recompute)
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer: Any = fabric.setup_optimizers(
             torch.optim.Adam(

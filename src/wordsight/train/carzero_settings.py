@@ -25,7 +25,7 @@ _SHARES = (
     *("image_rate", "flip", "drop_place", "warmup", "valid_share", "unreadable"),
     *("translate", "brightness", "contrast"),
 )
-CIRCUMSTANCES = ("device", "workers", "pairs", "recompute", "unreadable")
+CIRCUMSTANCES = ("device", "workers", "pairs", "unreadable")
 """Fields without influence on what is learned, but for rounding."""
 
 
@@ -58,9 +58,7 @@ class CarZeroTraining:
     unreadable: largest share of the images that may be left out because their files cannot be read; with more the
     training ends, and goes on once they can be read or the share is larger. Those left out are named in the card.
     seed. precision fp32, bf16 or fp16. device; devices: processes, here or by torchrun. workers: processes that decode.
-    pairs: the most pairs of a block, see `pair_logits`. recompute: blocks of the encoders are computed again for the
-    gradient, for a tenth of their memory, see `CarZeroNetwork.recompute_blocks`.
-    save_every: steps between two resumable states.
+    pairs: the most pairs of a block, see `pair_logits`. save_every: steps between two resumable states.
     """
 
     epochs: int = 15
@@ -98,7 +96,6 @@ class CarZeroTraining:
     devices: int = 1
     workers: int = 0
     pairs: int | None = 1024
-    recompute: bool = False
     save_every: int = 500
 
     def __post_init__(self) -> None:

@@ -9,7 +9,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.workspace import Workspace, Workspaces, in_new_memory
@@ -19,10 +18,7 @@ IMAGES = 8
 
 
 class VitEncoder(nn.Module):
-    """A vision transformer's normed tokens as they are: class token first, patches row by row from the top left.
-
-    recompute: blocks keep nothing but their input for the gradient and are computed again for it.
-    """
+    """A vision transformer's normed tokens as they are: class token first, patches row by row from the top left."""
 
     def __init__(self, settings: CarZeroSettings) -> None:
         super().__init__()
@@ -40,7 +36,6 @@ class VitEncoder(nn.Module):
         )
         assert self.model.pos_embed is not None
         self.model.pos_embed.requires_grad_(False)  # frozen in the published training
-        self.recompute = False
         self._spaces = Workspaces()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -54,9 +49,8 @@ class VitEncoder(nn.Module):
         """What `model.forward_features` computes, with blocks that can be compiled."""
         model: Any = self.model
         x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
-        again = self.recompute and torch.is_grad_enabled()
         for block in model.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if again else run_module(block, x)
+            x = run_module(block, x)
         tokens: Tensor = model.norm(x)
         return tokens
 

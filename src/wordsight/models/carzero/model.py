@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wordsight.models.carzero.fusion import Memory, SimilarityFusion
-from wordsight.models.carzero.image_encoder import VitEncoder, image_encoder
+from wordsight.models.carzero.image_encoder import image_encoder
 from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.text_encoder import TextEncoder, TextFeatures
 from wordsight.models.carzero.text_input import Tokens
@@ -45,17 +45,6 @@ class CarZeroNetwork(nn.Module):
             self.text_encoder = TextEncoder(settings.text, settings.last_states)
             self.img_encoder = image_encoder(settings)
             self.fusion_module = SimilarityFusion(settings)
-
-    def recompute_blocks(self, wanted: bool = True) -> None:
-        """Whether blocks of the transformers keep nothing but their input for the gradient and are computed again.
-
-        A third more work of the encoders in training for a tenth of their memory (Chen et al., "Training Deep Nets
-        with Sublinear Memory Cost", 2016); gradients stay the same, dropout included. A ResNet-50 is left as it is:
-        its batch statistics would be counted twice.
-        """
-        if isinstance(self.img_encoder, VitEncoder):
-            self.img_encoder.recompute = wanted
-        self.text_encoder.recompute_blocks(wanted)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, 1 + P, D), the global token first."""

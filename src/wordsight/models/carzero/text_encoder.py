@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import BertConfig, BertModel
 
 from wordsight.models.carzero.settings import BertShape
@@ -81,16 +79,6 @@ class TextEncoder(nn.Module):
         bert.pooler.requires_grad_(False)  # part of every BERT file, read by nothing here
         self.model = bert
 
-    def recompute_blocks(self, wanted: bool) -> None:
-        """Whether blocks keep nothing but their input for the gradient and are computed again for it.
-
-        Not by BertModel's own switch, whose name and arguments differ between versions of its library.
-        """
-        for block in self.model.encoder.layer:
-            block.__dict__.pop("forward", None)
-            if wanted:
-                block.forward = partial(_computed_again, block.forward)
-
     def forward(self, tokens: Tokens) -> TextFeatures:
         """T >= 1 texts -> words and sentences. Padding is cut off before the BERT, which masks it anyway."""
         longest = int(tokens.mask.sum(1).max())
@@ -99,13 +87,6 @@ class TextEncoder(nn.Module):
         pieces = torch.stack(states[-self.last_states :]).sum(0)  # (T, longest, D)
         words = sum_words(pieces, tokens.word[:, :longest], tokens.words)
         return TextFeatures(words.sum(1) / tokens.length, words, tokens.words, tokens.length)
-
-
-def _computed_again(block: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    """The block's result, of which nothing but the inputs is kept for the gradient."""
-    if not torch.is_grad_enabled():
-        return block(*inputs, **options)
-    return checkpoint(block, *inputs, use_reentrant=False, **options)
 
 
 def sum_words(pieces: Tensor, word: Tensor, count: Tensor) -> Tensor:
