@@ -8,6 +8,8 @@ What is like a real device: tensors of both devices do not mix (but for single n
 index tensors on the CPU), `.numpy()` of a tensor of the device is an error, a generator of the CPU draws nothing there,
 values come back by `.cpu()`, `.item()` and their like alone, which are counted. What is not: speed, memory, kernels.
 
+Inference mode is no_grad here: it would hand operators over whole, past autocast.
+
 autocast="cpu" (the default) has gradients; autocast("cuda") then follows the CPU's list of operators. With "cuda" it
 follows CUDA's own list, but nothing can have gradients: PyTorch would ask the driver for a stream.
 """
@@ -106,10 +108,8 @@ class Pretended(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         if id(self) not in memo:
-            made = Pretended(self.held.detach().clone()).requires_grad_(self.requires_grad)
-            if getattr(self, "_is_param", False):
-                made._is_param = True  # type: ignore[attr-defined]
-            memo[id(self)] = made
+            memo[id(self)] = made = Pretended(self.held.detach().clone()).requires_grad_(self.requires_grad)
+            made._is_param = getattr(self, "_is_param", False)  # type: ignore[attr-defined]
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -320,6 +320,11 @@ def _grouped(lists: Any, with_indices: bool = False) -> Any:
     return {(DEVICE if ours[key] else key[0], key[1]): group for key, group in found.items()}
 
 
+def _without_gradients(mode: bool = True) -> Any:
+    """In the place of inference_mode."""
+    return torch.no_grad() if mode else torch.enable_grad()
+
+
 def _of_cpu(function: Any) -> Any:
     return lambda device_type="cpu": function("cpu" if device_type == "cuda" else device_type)
 
@@ -353,7 +358,6 @@ def _replacements(card: Card, capability: tuple[int, int], memory: int) -> dict[
         "get_device_properties": lambda device=None: properties,
         "is_bf16_supported": lambda *_, **__: capability >= (8, 0),
         "mem_get_info": lambda device=None: (memory, memory),
-        "memory_allocated": lambda device=None: 2**20,
         "max_memory_allocated": lambda device=None: 3 * 2**20,
         "reset_peak_memory_stats": lambda device=None: None,
         "empty_cache": lambda: None,
@@ -380,6 +384,7 @@ def pretended_cuda(
             patch.object(import_module("torch.optim.optimizer"), "_group_tensors_by_device_and_dtype", _grouped)
         )
         own = _CpuAutocast if autocast == "cpu" else _UncachedAutocast
+        stack.enter_context(patch.object(torch, "inference_mode", _without_gradients))
         stack.enter_context(patch.object(torch, "autocast", own))
         stack.enter_context(patch.object(torch.amp, "autocast", own))
         if autocast == "cpu":
