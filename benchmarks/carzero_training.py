@@ -16,19 +16,23 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import torch
 from carzero_rule import made_up_prompts, prepared_images, rule_network
-from suite import machine, resident_peak, suite_parser, timed
+from suite import chosen_device, machine, peak_memory, suite_parser, timed
 from torch import Tensor
 
 from wordsight.files import write_json
 from wordsight.models.carzero.loss import pair_loss
 from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.pairs import PAIRS, pair_logits
+from wordsight.models.carzero.text_input import Tokens
 from wordsight.models.precision import Precision, autocast
 
 WAYS = {"blocks": PAIRS, "at once": None}
+GOAL = (256, 24 * 1024)
+"""The batch whose steps in blocks should not need more than so many MiB of a GPU."""
 
 
 def no_dropout(network: CarZeroNetwork) -> CarZeroNetwork:
@@ -42,21 +46,28 @@ def no_dropout(network: CarZeroNetwork) -> CarZeroNetwork:
     return network.train()
 
 
-def loss_of(network: CarZeroNetwork, count: int, pairs: int | None, precision: Precision) -> Tensor:
+Batch = tuple[Tensor, Tokens]
+"""Images and their texts, on the device."""
+
+
+def batch_of(network: CarZeroNetwork, count: int, device: torch.device) -> Batch:
+    """So many images with a text each, made before anything is timed."""
+    return prepared_images(count, network.settings).to(device), made_up_prompts(count, network.settings).to(device)
+
+
+def loss_of(network: CarZeroNetwork, batch: Batch, pairs: int | None, precision: Precision) -> Tensor:
     """The published loss of one batch."""
-    device = next(network.parameters()).device
-    images = prepared_images(count, network.settings).to(device)
-    tokens = made_up_prompts(count, network.settings).to(device)
-    with autocast(device, precision):
+    images, tokens = batch
+    with autocast(images.device, precision):
         image, text = network.encode_images(images), network.encode_texts(tokens)
         logits = pair_logits(network, image, text, pairs=pairs)
     return pair_loss(type(logits)(logits.i2t.float(), logits.t2i.float()))
 
 
-def gradient(network: CarZeroNetwork, count: int, pairs: int | None) -> tuple[float, Tensor]:
+def gradient(network: CarZeroNetwork, batch: Batch, pairs: int | None) -> tuple[float, Tensor]:
     """Loss and all gradients in fp32, as one vector on the CPU."""
     network.zero_grad(set_to_none=True)
-    loss = loss_of(network, count, pairs, "fp32")
+    loss = loss_of(network, batch, pairs, "fp32")
     loss.backward()  # type: ignore[no-untyped-call]
     found = [p.grad.flatten().cpu() for p in network.parameters() if p.grad is not None]
     network.zero_grad(set_to_none=True)
@@ -65,34 +76,33 @@ def gradient(network: CarZeroNetwork, count: int, pairs: int | None) -> tuple[fl
 
 def measure(options: argparse.Namespace, count: int, way: str) -> dict[str, object]:
     """One batch size, one way, in this process."""
-    device = torch.device(options.device)
-    torch.set_num_threads(options.threads)
+    device = chosen_device(options)
     network = no_dropout(rule_network(options.quick).to(device))
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     adam = torch.optim.Adam(trained, lr=5e-5, betas=(0.5, 0.999))
 
     def step() -> None:
         adam.zero_grad(set_to_none=True)
-        loss_of(network, count, WAYS[way], options.precision).backward()  # type: ignore[no-untyped-call]
+        loss_of(network, batch, WAYS[way], options.precision).backward()  # type: ignore[no-untyped-call]
         adam.step()
 
     try:
-        step()
-        seconds = [timed(step, device) for _ in range(options.repeats)]
+        batch = batch_of(network, count, device)
+        step()  # warm-up; Adam's moments are made here
+        seconds = median(timed(step, device) for _ in range(max(options.repeats, 1)))
     except torch.cuda.OutOfMemoryError:
         return {"batch": count, "way": way, "fits": False}
-    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else resident_peak()
-    return {"batch": count, "way": way, "fits": True, "seconds": sorted(seconds)[len(seconds) // 2], "mib": peak}
+    return {"batch": count, "way": way, "fits": True, "seconds": seconds, "mib": peak_memory(device)}
 
 
 def agreement(options: argparse.Namespace, count: int) -> dict[str, object]:
     """Relative errors of loss and gradient of the blocks, in fp32; None where all pairs at once do not fit."""
-    device = torch.device(options.device)
-    torch.set_num_threads(options.threads)
+    device = chosen_device(options)
     network = no_dropout(rule_network(options.quick).to(device))
     block = 16 if options.quick else PAIRS
     try:
-        (loss, ours), (whole, theirs) = (gradient(network, count, pairs) for pairs in (block, None))
+        batch = batch_of(network, count, device)
+        (loss, ours), (whole, theirs) = (gradient(network, batch, pairs) for pairs in (block, None))
     except torch.cuda.OutOfMemoryError:
         return {"batch": count, "loss": None, "gradient": None}
     return {
@@ -144,10 +154,15 @@ def main() -> None:
         for way in WAYS:
             rows.append({**in_fresh_process(count, way), "agreement": same})
             print(row(rows[-1], same), flush=True)
-    if options.device != "cuda":
+    device = torch.device(options.device)
+    if device.type != "cuda":
         print("\nGPU: not run")
+    for found in rows if device.type == "cuda" and not options.quick else ():
+        if (found["batch"], found["way"]) == (GOAL[0], "blocks"):
+            reached = found["fits"] and float(str(found["mib"])) <= GOAL[1]
+            print(f"\nbatch {GOAL[0]} in at most {GOAL[1]} MiB: {'reached' if reached else 'missed'}")
     if options.json:
-        write_json(options.json, {"machine": machine(torch.device(options.device)), "rows": rows})
+        write_json(options.json, {"machine": machine(device), "rows": rows})
 
 
 if __name__ == "__main__":
