@@ -27,6 +27,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
@@ -325,11 +326,17 @@ def _without_gradients(mode: bool = True) -> Any:
     return torch.no_grad() if mode else torch.enable_grad()
 
 
+def _run_backward(*args: Any, **kwargs: Any) -> Any:
+    """Autograd's engine: what is computed again within makes tensors of the device too."""
+    with _Functions():
+        return _engine_run_backward(*args, **kwargs)
+
+
 def _of_cpu(function: Any) -> Any:
     return lambda device_type="cpu": function("cpu" if device_type == "cuda" else device_type)
 
 
-def _replacements(card: Card, capability: tuple[int, int], memory: int) -> dict[str, Any]:
+def _replacements(card: Card, capability: tuple[int, int]) -> dict[str, Any]:
     """Functions of torch.cuda."""
     numbers = torch.Generator()
 
@@ -339,9 +346,6 @@ def _replacements(card: Card, capability: tuple[int, int], memory: int) -> dict[
     def seeded(seed: int) -> None:
         card.seeds.append(seed)
 
-    properties = SimpleNamespace(
-        name=NAME, total_memory=memory, major=capability[0], minor=capability[1], multi_processor_count=108
-    )
     return {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
@@ -355,9 +359,7 @@ def _replacements(card: Card, capability: tuple[int, int], memory: int) -> dict[
         "Event": Event,
         "get_device_name": lambda device=None: NAME,
         "get_device_capability": lambda device=None: capability,
-        "get_device_properties": lambda device=None: properties,
         "is_bf16_supported": lambda *_, **__: capability >= (8, 0),
-        "mem_get_info": lambda device=None: (memory, memory),
         "max_memory_allocated": lambda device=None: 3 * 2**20,
         "reset_peak_memory_stats": lambda device=None: None,
         "empty_cache": lambda: None,
@@ -369,14 +371,12 @@ def _replacements(card: Card, capability: tuple[int, int], memory: int) -> dict[
 
 
 @contextmanager
-def pretended_cuda(
-    autocast: Literal["cpu", "cuda"] = "cpu", *, capability: tuple[int, int] = (9, 0), memory: int = 80 * 2**30
-) -> Iterator[Card]:
+def pretended_cuda(autocast: Literal["cpu", "cuda"] = "cpu", *, capability: tuple[int, int] = (9, 0)) -> Iterator[Card]:
     """One CUDA device for what runs within; its tensors are of no use outside."""
     card = Card(autocast)
     swapped = torch.__future__.get_swap_module_params_on_conversion()
     with ExitStack() as stack:
-        for name, value in _replacements(card, capability, memory).items():
+        for name, value in _replacements(card, capability).items():
             stack.enter_context(patch.object(torch.cuda, name, value))
         stream = SimpleNamespace(is_capturing=lambda: False)
         stack.enter_context(patch.object(torch.accelerator, "current_stream", lambda device=None: stream))
@@ -384,6 +384,7 @@ def pretended_cuda(
             patch.object(import_module("torch.optim.optimizer"), "_group_tensors_by_device_and_dtype", _grouped)
         )
         own = _CpuAutocast if autocast == "cpu" else _UncachedAutocast
+        stack.enter_context(patch.object(torch.autograd, "_engine_run_backward", _run_backward))
         stack.enter_context(patch.object(torch, "inference_mode", _without_gradients))
         stack.enter_context(patch.object(torch, "autocast", own))
         stack.enter_context(patch.object(torch.amp, "autocast", own))

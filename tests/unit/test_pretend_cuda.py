@@ -124,6 +124,12 @@ def test_training_is_that_of_the_cpu(card: Card) -> None:
         assert not torch.equal(plain[0].weight, network()[0].weight)
 
 
+def test_what_is_computed_again_may_make_tensors_there(card: Card) -> None:
+    there = VALUES.cuda().requires_grad_()
+    checkpoint(lambda x: x * torch.full((4,), 3.0, device="cuda"), there, use_reentrant=False).square().sum().backward()
+    assert torch.equal(there.grad.cpu(), 18 * VALUES)
+
+
 def test_copies_and_files(card: Card, tmp_path: Path) -> None:
     net = network().to("cuda")
     twin = copy.deepcopy(net)
