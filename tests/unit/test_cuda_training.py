@@ -103,11 +103,11 @@ def test_carzero_trains_as_on_the_cpu_and_goes_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Blocks of pairs that are computed again, with dropout: the second time with the same random numbers."""
+    """Blocks of pairs and parts of the batch are computed again, with dropout: with the same random numbers."""
     sets = sets_of(manifest, SHORT)
 
     def fit(name: str, device: str) -> Any:
-        chosen = replace(SHORT, device=device, workers=1, pairs=30)
+        chosen = replace(SHORT, device=device, workers=1, pairs=30, part=3)
         return carzero.fit(network(dropout=0.2), text, sets, chosen, tmp_path / name)
 
     def cut(path: Path, state: dict[str, Any]) -> None:
