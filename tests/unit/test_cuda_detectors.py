@@ -20,6 +20,7 @@ from wordsight import load
 from wordsight.models.carzero.detector import CarZero
 from wordsight.models.carzero.prompt_cache import PromptCache
 from wordsight.models.mla.detector import MlaLp
+from wordsight.models.mla.memory import MemoryBank
 from wordsight.models.mla.model import MlaNetwork
 from wordsight.models.mla.reading import Reading
 from wordsight.models.mla.settings import MlaSettings
@@ -167,6 +168,28 @@ def test_mla_answers_as_on_the_cpu(method: str, autocast: Literal["cpu", "cuda"]
         assert detector.device == torch.device("cuda", 0)
         same(mla_answers(detector), wanted, 3e-5)
         same(mla_answers(replace(detector, precision="bf16")), wanted, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "within"),
+    [("cuda", "bf16", "high"), ("cuda", "fp32", "highest"), ("cpu", "bf16", "highest")],
+)
+def test_products_with_the_bank_may_be_rounded_where_the_network_is(
+    device: str, precision: str, within: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network in bf16 and the bank in fp32 without matrix units: most of the time would be the bank's."""
+    seen: list[str] = []
+    nearest = MemoryBank._nearest
+
+    def noted(*tensors: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return nearest(*tensors)
+
+    monkeypatch.setattr(MemoryBank, "_nearest", staticmethod(noted))
+    with pretended_cuda():
+        replace(mla(device=device), precision=precision).with_support(IMAGES[:1]).predict(IMAGES[:1])  # type: ignore[arg-type]
+    assert set(seen) == {within}
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_a_saved_mla_moves_between_devices(tmp_path: Path) -> None:
