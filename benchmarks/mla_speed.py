@@ -376,9 +376,10 @@ def library_detector(work: Work, **options: Any) -> MlaLp:
     return MlaLp(network(work), mode="segmentation", bank=MemoryBank(tuple(bank_rows(work)), owner), **options)
 
 
-def evaluate_library(work: Work, **options: Any) -> Call:
+def evaluate_library(work: Work, count: int | None = None, **options: Any) -> Call:
     """`raw` and `finish` of a detector whose scale is set by the same images, in batches; text in the first call."""
-    images, size, detector = pictures(work, work.images), work.settings.image_size, library_detector(work, **options)
+    images, size = pictures(work, count or work.images), work.settings.image_size
+    detector = library_detector(work, **options)
     geometry = Geometry((size, size), (size, size), (1.0, 1.0))
 
     def call() -> Tensor:

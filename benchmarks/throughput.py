@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from math import prod
 from statistics import median
@@ -77,17 +76,14 @@ class Work:
 
         return call
 
-    def mla(self, batch: int) -> mla_speed.Work:
-        """The same network, settings and bank as in `mla_speed`, for one batch."""
-        return replace(self._mla, images=batch)
-
     @property
-    def _mla(self) -> mla_speed.Work:
+    def mla(self) -> mla_speed.Work:
+        """The same network, settings and bank as in `mla_speed`, one for all batches."""
         return mla_speed.Work.of(argparse.Namespace(**{**vars(self.options), "images": 1, "steps": 1}))
 
     def raw_scores(self, batch: int) -> Call:
         """Images to raw scores, one batch; the text once."""
-        work = self.mla(batch)
+        work = self.mla
         detector = mla_speed.library_detector(work, precision=self.precision, batch_size=batch)
         images, size, text = mla_speed.pictures(work, batch), work.settings.image_size, detector.text()
         geometries = [Geometry((size, size), (size, size), (1.0, 1.0))] * batch
@@ -95,7 +91,7 @@ class Work:
 
     def evaluation(self, batch: int) -> Call:
         """Images to scores and maps, one batch."""
-        return mla_speed.evaluate_library(self.mla(batch), precision=self.precision, batch_size=batch)
+        return mla_speed.evaluate_library(self.mla, batch, precision=self.precision, batch_size=batch)
 
     def counted(self, title: str, name: str, build: Callable[[], Call]) -> Callable[[], Call]:
         """Build, and count the operations of the second call: the first also computes what is kept.
