@@ -2,6 +2,7 @@
 
     python benchmarks/carzero_training.py --device cuda [--batches 64 128 256] [--precision bf16] [--json numbers.json]
     python benchmarks/carzero_training.py --quick
+    python benchmarks/carzero_training.py --estimate
 
 ViT-B/16, BERT-base and fusion in full size with weights filled by rule (--quick: small, on any machine), random images
 and captions, dropout off so that all ways have one gradient. "blocks": the pair matrix in blocks that are computed
@@ -9,6 +10,9 @@ again, "blocks, parts": the encoders too, 32 images and texts at a time. Per bat
 backward, Adam), images per second, peak memory (CUDA: what torch allocated; CPU: highest resident memory of a process
 of its own), and the error of the loss and of all gradients in fp32 of "blocks, parts" against all at once, where that
 fits into the memory.
+
+--estimate says on any machine what a step in "blocks" needs of a GPU: what autograd keeps of an image and of a text,
+counted on the CPU in bf16 with norms in fp32 as CUDA's autocast has them, and weights, gradients and Adam's moments.
 """
 
 from __future__ import annotations
@@ -17,20 +21,24 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
+from unittest.mock import patch
 
 import torch
-from carzero_rule import made_up_prompts, prepared_images, rule_network
+from carzero_rule import CLS, SEP, made_up_prompts, prepared_images, rule_network
 from suite import chosen_device, machine, peak_memory, suite_parser, timed
 from torch import Tensor
+from torch.nn import functional
 
 from wordsight.files import write_json
 from wordsight.models.carzero.loss import pair_loss
 from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.pairs import PAIRS, pair_logits
 from wordsight.models.carzero.parts import images_in_parts, texts_in_parts
-from wordsight.models.carzero.text_input import Tokens
+from wordsight.models.carzero.text_input import Tokens, plan_words
 from wordsight.models.precision import Precision, autocast
 
 PART = 32
@@ -121,6 +129,54 @@ def agreement(options: argparse.Namespace, count: int) -> dict[str, object]:
     }
 
 
+def kept(network: CarZeroNetwork, encode: Callable[[], object]) -> float:
+    """MiB that autograd keeps of what an encoder computed in bf16, weights and their casts left out."""
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    found: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    norm = functional.layer_norm
+
+    def in_full(x: Tensor, *arguments: Any) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return norm(x.float(), *arguments)
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    with patch.object(functional, "layer_norm", in_full), hooks, autocast(torch.device("cpu"), "bf16"):
+        encode()
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own) / 2**20
+
+
+def estimate(options: argparse.Namespace) -> None:
+    """Print what a step in blocks needs, but for the block at hand; differences of three and one leave out casts."""
+    torch.set_num_threads(options.threads)
+    network, rows = rule_network(options.quick).train(), {}
+    length = network.settings.text_length
+    long = torch.full((3, length), 1000 % network.settings.text.vocabulary)
+    long[:, 0], long[:, -1] = CLS, SEP
+    whole = plan_words(
+        long, torch.ones_like(long), torch.zeros(network.settings.text.vocabulary, dtype=torch.bool), SEP
+    )
+    images, short = prepared_images(3, network.settings), made_up_prompts(3, network.settings)
+    for name, few, one in (
+        ("image", lambda: network.encode_images(images), lambda: network.encode_images(images[:1])),
+        ("short text", lambda: network.encode_texts(short), lambda: network.encode_texts(short[:1])),
+        (f"text of {length} tokens", lambda: network.encode_texts(whole), lambda: network.encode_texts(whole[:1])),
+    ):
+        rows[name] = (kept(network, few) - kept(network, one)) / 2
+        print(f"{name}: {rows[name]:.1f} MiB kept for the gradient")
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad) * 16 / 2**30
+    print(f"weights, gradients and Adam's moments: {trained:.2f} GiB")
+    each, *texts = rows.values()
+    for name, text in zip(list(rows)[1:], texts, strict=True):
+        sizes = [(f"{count}", count) for count in (64, 128, 256)] + [(f"parts of {PART}", PART)]
+        needs = ", ".join(f"{words}: {count * (each + text) / 1024 + trained:.1f} GiB" for words, count in sizes)
+        print(f"batches with a {name} an image: {needs}")
+
+
 def in_fresh_process(count: int, what: str) -> dict[str, object]:
     """`measure` or `agreement` in a new process with the same options."""
     command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--one", str(count), what]
@@ -148,8 +204,12 @@ def main() -> None:
     parser = suite_parser(__doc__, repeats=3)
     parser.add_argument("--batches", type=int, nargs="+")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
+    parser.add_argument("--estimate", action="store_true", help="only what a GPU would need, on any machine")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.estimate:
+        estimate(options)
+        return
     if options.one:
         count, what = int(options.one[0]), options.one[1]
         print(json.dumps(agreement(options, count) if what == "agreement" else measure(options, count, what)))

@@ -121,6 +121,22 @@ def test_training_in_blocks(
     assert "GPU: not run" not in printed
 
 
+def test_what_a_gpu_would_need(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A text of 97 tokens keeps several times what a short one does; a part needs less than a batch."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module("carzero_training")
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["carzero_training.py", "--quick", "--estimate", "--threads", "1"])
+    module.main()
+    torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    image, short, long = (float(line.split(": ")[1].split()[0]) for line in lines[:3])
+    assert 0 < short < long / 4
+    assert image > 0
+    assert lines[4].startswith("batches with a short text an image: 64: ")
+    assert "parts of 32: " in lines[5]
+
+
 def test_number_formats(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module("precision")
     options = module.suite_parser(None).parse_args(["--quick", "--device", "cuda", "--threads", "1", "--repeats", "1"])
