@@ -107,7 +107,7 @@ def test_carzero_trains_as_on_the_cpu_and_goes_on(
     sets = sets_of(manifest, SHORT)
 
     def fit(name: str, device: str) -> Any:
-        chosen = replace(SHORT, device=device, workers=1, pairs=30, part=3)
+        chosen = replace(SHORT, device=device, workers=1, pairs=64, part=5)
         return carzero.fit(network(dropout=0.2), text, sets, chosen, tmp_path / name)
 
     def cut(path: Path, state: dict[str, Any]) -> None:
