@@ -10,7 +10,7 @@ STAMP := $(VENV)/installed.stamp
 SOURCES := src tests benchmarks scripts train_few.py train_zero.py
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider
 
-.PHONY: help demo test test-slow check format bench bench-accuracy install clean
+.PHONY: help demo test test-slow check format bench bench-gpu bench-accuracy install clean
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -44,8 +44,8 @@ format: $(STAMP)  ## format and apply the safe fixes
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
 
-# Timings need a machine that does nothing else. benchmarks/carzero_training.py needs a GPU, benchmarks/full_size.py
-# and benchmarks/real_data.py much memory or data of your own: run them by hand.
+# Timings need a machine that does nothing else. benchmarks/full_size.py and benchmarks/real_data.py need much memory or
+# data of your own: run them by hand.
 bench: $(STAMP)  ## speed in full size against the published order, files, precision; tables in OUT; 25 minutes
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/import_time.py
@@ -55,6 +55,13 @@ bench: $(STAMP)  ## speed in full size against the published order, files, preci
 	$(BIN)/python benchmarks/precision.py --json $(OUT)/precision.json
 	$(BIN)/python benchmarks/carzero_training.py --quick --json $(OUT)/carzero_training.json
 	$(BIN)/python benchmarks/mla_speed.py --json $(OUT)/mla_speed.json
+
+bench-gpu: $(STAMP)  ## the same on a CUDA device in bf16: rates, shares of the matmul peak, memory, training at full size
+	$(BIN)/python benchmarks/throughput.py --device cuda --json $(OUT)/gpu_throughput.json
+	$(BIN)/python benchmarks/carzero_training.py --device cuda --json $(OUT)/gpu_carzero_training.json
+	$(BIN)/python benchmarks/precision.py --device cuda --json $(OUT)/gpu_precision.json
+	$(BIN)/python benchmarks/carzero_speed.py --device cuda --json $(OUT)/gpu_carzero_speed.json
+	$(BIN)/python benchmarks/mla_speed.py --device cuda --json $(OUT)/gpu_mla_speed.json
 
 bench-accuracy: $(STAMP)  ## quick accuracy table of MLA-LP on phantoms
 	$(BIN)/python benchmarks/phantoms_mla.py --quick --json $(OUT)/phantoms_mla.json

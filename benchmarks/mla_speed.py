@@ -370,11 +370,16 @@ def evaluate_published(work: Work) -> Call:
     return lambda: published.evaluate(images, bank_rows(work))
 
 
-def evaluate_library(work: Work) -> Call:
-    """`raw` and `finish` of a detector whose scale is set by the same images, in batches; text in the first call."""
-    images, size = pictures(work, work.images), work.settings.image_size
+def library_detector(work: Work, **options: Any) -> MlaLp:
+    """Random adapters, and a bank of random rows; options: fields of MlaLp."""
     owner = torch.arange(work.rows, device=work.device) % 16
-    detector = MlaLp(network(work), mode="segmentation", bank=MemoryBank(tuple(bank_rows(work)), owner))
+    return MlaLp(network(work), mode="segmentation", bank=MemoryBank(tuple(bank_rows(work)), owner), **options)
+
+
+def evaluate_library(work: Work, count: int | None = None, **options: Any) -> Call:
+    """`raw` and `finish` of a detector whose scale is set by the same images, in batches; text in the first call."""
+    images, size = pictures(work, count or work.images), work.settings.image_size
+    detector = library_detector(work, **options)
     geometry = Geometry((size, size), (size, size), (1.0, 1.0))
 
     def call() -> Tensor:
@@ -428,7 +433,8 @@ def profile(work: Work) -> None:
             call()
             with recorded() as record:
                 call()
-        print(f"\n{name}, library\n{record.key_averages().table(sort_by='self_cpu_time_total', row_limit=15)}")
+        by = f"self_{'cpu' if work.device.type == 'cpu' else 'device'}_time_total"
+        print(f"\n{name}, library\n{record.key_averages().table(sort_by=by, row_limit=15)}")
 
 
 def main() -> None:

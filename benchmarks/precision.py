@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from statistics import median
 import numpy as np
 import torch
 from carzero_rule import made_up_prompts, prepared_images, rule_network
-from suite import difference, interleaved, machine, suite_parser
+from suite import chosen_device, difference, interleaved, machine, suite_parser, timed
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -87,11 +86,8 @@ def ways(device: torch.device) -> Iterator[Way]:
 
 def compare(work: Work, options: argparse.Namespace, device: torch.device, chosen: list[Way]) -> list[Row]:
     """Errors and times of every way; prints the table."""
-    values, first = {}, {}
-    for way in chosen:
-        start = time.perf_counter()
-        values[way] = work.whole(way)
-        first[way] = time.perf_counter() - start
+    values: dict[Way, tuple[Tensor, Tensor]] = {}
+    first = {way: timed(lambda way=way: values.update({way: work.whole(way)}), device) for way in chosen}  # type: ignore[misc]
     calls: dict[str, Callable[[], object]] = {}
     for way in chosen:
         calls[f"{way} tower"] = lambda way=way: work.tower(way)  # type: ignore[misc]
@@ -245,8 +241,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of sets of your own: only their AUROC in every format")
     parser.add_argument("--sets", nargs="+", help="which of them, such as Brain for Brain_AD")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = chosen_device(options)
     if options.data is not None:
         with torch.inference_mode():
             rows = tiny_mla(options.data, options.sets or set_names(options.data), device)

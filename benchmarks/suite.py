@@ -9,7 +9,8 @@ A script describes cases, each a few variants of the same work, and hands them t
 
 Rounds go A B C A B C ..., after one warm-up of each, so that whatever else the machine does falls on all alike; a ratio
 is taken within each round, and what is printed is the median and the range. Memory is the highest resident one of a
-fresh process that runs one variant alone (the script calls itself with --only), on CUDA the peak that torch allocated.
+fresh process that runs one variant alone (the script calls itself with --only), on CUDA the most that torch allocated
+there in such a process. On CUDA times are taken between two events, after which all work is waited for.
 """
 
 from __future__ import annotations
@@ -140,8 +141,7 @@ def run_suite(cases: Sequence[Case], options: argparse.Namespace, script: str | 
     In a process that measures memory (--only) it runs that variant, prints its peak and returns nothing. Exits with
     status 1 after the tables if values of variants differ by more than their limits.
     """
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = chosen_device(options)
     with torch.inference_mode():
         if options.only:
             print(json.dumps(_alone(cases, options.only, device)))
@@ -159,24 +159,35 @@ def run_suite(cases: Sequence[Case], options: argparse.Namespace, script: str | 
     return results
 
 
+def chosen_device(options: argparse.Namespace) -> torch.device:
+    """The device of the command line, ready to be measured; on CUDA fp32 is fp32.
+
+    PyTorch lets convolutions round their factors to 10 bits there, which is no format of this package, and by more than
+    what variants may differ.
+    """
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)  # where events are recorded
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    return device
+
+
 def _measure(case: Case, options: argparse.Namespace, device: torch.device, script: Path) -> Result:
     """Warm-up, agreement, rounds, memory."""
     calls = {variant.name: variant.build() for variant in case.variants}
-    values, peaks = {}, {}
-    for name, call in calls.items():
-        _reset_peak(device)
-        values[name] = call()
-        peaks[name] = _cuda_peak(device)
+    values = {name: call() for name, call in calls.items()}
     errors = {v.name: difference(values[v.name], values[v.same_as]) for v in case.variants if v.same_as}
     del values
     rounds = interleaved(calls, options.repeats, device)
     del calls
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # room for the fresh processes
     timings = []
     for variant in case.variants:
-        memory = peaks[variant.name]
-        if memory is None and not options.no_memory:
-            memory = _memory_of(case.title, variant.name, script)
+        memory = None if options.no_memory else _memory_of(case.title, variant.name, script)
         seconds = tuple(value / variant.items for value in rounds[variant.name])
         limit = variant.limit if variant.same_as else None
         timings.append(Timing(variant.name, seconds, memory, errors.get(variant.name), limit, variant.note))
@@ -226,8 +237,12 @@ def _alone(cases: Sequence[Case], only: Sequence[str], device: torch.device) -> 
     title, name = only
     variant = next(v for case in cases if case.title == title for v in case.variants if v.name == name)
     variant.build()()
-    peak = _cuda_peak(device)
-    return {"memory": resident_peak() if peak is None else peak}
+    return {"memory": peak_memory(device)}
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB: on CUDA the most that torch allocated since the process began, else `resident_peak`."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else resident_peak()
 
 
 def resident_peak() -> float:
@@ -247,16 +262,6 @@ def _memory_of(title: str, name: str, script: Path) -> float:
     command = [sys.executable, str(script), *sys.argv[1:], "--only", title, name]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(json.loads(done.stdout.splitlines()[-1])["memory"])
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _cuda_peak(device: torch.device) -> float | None:
-    """MiB that torch allocated at most since the last reset; None on the CPU."""
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
 def table(result: Result) -> str:

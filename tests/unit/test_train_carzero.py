@@ -304,10 +304,10 @@ def test_a_run_with_other_settings_or_data_is_refused(manifest: Path, text: Path
 
 
 def test_what_the_hardware_is_does_not_decide(manifest: Path, text: Path, tmp_path: Path) -> None:
-    """Blocks and workers change nothing: the same seed gives the same weights but for the blocks' rounding."""
+    """Blocks, parts and workers change nothing: the same seed gives the same weights but for their rounding."""
     sets, one_epoch = sets_of(manifest), replace(QUICK, epochs=1)
     whole = fit(undropped(), text, sets, replace(one_epoch, pairs=None), tmp_path / "a")
-    blocks = fit(undropped(), text, sets, replace(one_epoch, pairs=30, workers=1), tmp_path / "b")
+    blocks = fit(undropped(), text, sets, replace(one_epoch, pairs=30, part=3, workers=1), tmp_path / "b")
     losses = [json.loads((tmp_path / n / "carzero.json").read_text())["history"] for n in "ab"]
     assert losses[0][0]["loss"] == pytest.approx(losses[1][0]["loss"], rel=1e-4)
     assert whole.settings == blocks.settings
@@ -402,6 +402,7 @@ def test_recipes() -> None:
         ({"image_rate": -0.1}, r"shares in \[0, 1\], got image_rate=-0.1"),
         ({"lr": 0.0}, "expected positive numbers"),
         ({"patience": 0}, "patience=0"),
+        ({"part": 0}, "part=0"),
         ({"schedule": "step"}, "schedule: expected one of constant, plateau, cosine, got 'step'"),
         ({"captions": "aligned"}, "style 'published' has words without sense for alignment"),
         ({"scale": (1.1, 0.9)}, "expected two factors in order"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,3 +64,22 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     if precision == "fp16" and device.type != "cuda":
         raise SettingsError(f"precision fp16 needs a CUDA device, got {device.type}. Use bf16 or fp32 there.")
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@contextmanager
+def rounded_products(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Within it CUDA may round factors of fp32 products to 10 bits (TF32), where the precision is reduced anyway.
+
+    For values whose sums and differences need fp32, such as distances: most of a GPU's speed is in its matrix units,
+    which take no fp32 factors. Elsewhere, and with fp32, it changes nothing. The setting is PyTorch's own, of the whole
+    process, and put back.
+    """
+    before = torch.get_float32_matmul_precision()
+    if device.type != "cuda" or precision == "fp32" or before != "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

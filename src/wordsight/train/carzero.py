@@ -24,6 +24,7 @@ from wordsight.models.carzero.detector import CarZero
 from wordsight.models.carzero.loss import matching_loss
 from wordsight.models.carzero.model import CarZeroNetwork, PairLogits
 from wordsight.models.carzero.pairs import pair_logits
+from wordsight.models.carzero.parts import images_in_parts, texts_in_parts
 from wordsight.models.carzero.storage import (
     TEXT,
     WEIGHTS,
@@ -192,8 +193,8 @@ class Run:
         count, sizes = len(batch.images), list(batch.sizes)
         text_sizes = [len(share(texts, r, self.world)) for r in range(self.world)]
         with self.fabric.autocast():
-            image = self.network.encode_images(normalised(images.to(device)))
-            text = self.network.encode_texts(tokens[torch.tensor(list(own) or [0])].to(device))
+            image = images_in_parts(self.network, normalised(images.to(device)), training.part)
+            text = texts_in_parts(self.network, tokens[torch.tensor(list(own) or [0])].to(device), training.part)
             sentences = gather(text.sentence[: len(own)], text_sizes, self.rank)
             globals_ = gather(image[:count, 0], sizes, self.rank)
             part = pair_logits(self.network, image, text, sentences=sentences, globals_=globals_, pairs=training.pairs)

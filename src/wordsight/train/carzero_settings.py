@@ -25,7 +25,7 @@ _SHARES = (
     *("image_rate", "flip", "drop_place", "warmup", "valid_share", "unreadable"),
     *("translate", "brightness", "contrast"),
 )
-CIRCUMSTANCES = ("device", "workers", "pairs", "unreadable")
+CIRCUMSTANCES = ("device", "workers", "pairs", "part", "unreadable")
 """Fields without influence on what is learned, but for rounding."""
 
 
@@ -58,7 +58,9 @@ class CarZeroTraining:
     unreadable: largest share of the images that may be left out because their files cannot be read; with more the
     training ends, and goes on once they can be read or the share is larger. Those left out are named in the card.
     seed. precision fp32, bf16 or fp16. device; devices: processes, here or by torchrun. workers: processes that decode.
-    pairs: the most pairs of a block, see `pair_logits`. save_every: steps between two resumable states.
+    pairs: the most pairs of a block, see `pair_logits`. part: the most images, and texts, whose activations the
+    encoders keep at a time, see `images_in_parts`; None: those of the whole batch. save_every: steps between two
+    resumable states.
     """
 
     epochs: int = 15
@@ -96,6 +98,7 @@ class CarZeroTraining:
     devices: int = 1
     workers: int = 0
     pairs: int | None = 1024
+    part: int | None = None
     save_every: int = 500
 
     def __post_init__(self) -> None:
@@ -105,6 +108,7 @@ class CarZeroTraining:
         low = [f"{name}={getattr(self, name)}" for name in _POSITIVE if getattr(self, name) < 1]
         low += [f"{name}={getattr(self, name)}" for name in ("lr", "clip") if getattr(self, name) <= 0]
         low += [f"{name}={getattr(self, name)}" for name in ("epochs", "workers", "seed") if getattr(self, name) < 0]
+        low += [] if self.part is None or self.part > 0 else [f"part={self.part}"]
         if low:
             raise SettingsError(
                 f"expected positive numbers (epochs, workers and seed 0 or more), got {', '.join(low)}."

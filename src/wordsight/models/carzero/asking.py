@@ -92,6 +92,7 @@ class AskedTexts:
         order = text.count.argsort(stable=True)
         self._place = order.argsort()
         self._text = TextFeatures(text.sentence[order], text.words[order], text.count[order], text.length)
+        self._words: list[int] = self._text.count.tolist()
         self._left = budget
         self._spaces = Workspaces(fixed=True)
         self._kept: dict[tuple[int, int, int, torch.dtype], FoldedLayer] = {}
@@ -146,7 +147,7 @@ class AskedTexts:
         if key in self._kept:
             return self._kept[key]
         text = self._text[start:stop]
-        words = text.words[:, : int(text.count.max())]
+        words = text.words[:, : self._words[stop - 1]]  # in order of length
         with torch.autocast(device, enabled=False):
             tokens, padding = self._network.text_tokens(TextFeatures(text.sentence, words, text.count, text.length))
             normed, bias = self._network.fusion_module.norm_memory(tokens, padding)

@@ -63,8 +63,8 @@ class ImageFeatures:
 class PromptFeatures:
     """Encoded sentences of a prompt set, those that state findings before those that deny them.
 
-    raw: the sentences; positive: how many of them state findings. owner: (T,) int64 finding of each sentence. asked:
-    the same texts for the fusion module, which computes its part of them once for all images.
+    raw: the sentences; positive: how many of them state findings. owner: (T,) int64 finding of each sentence, on the
+    CPU. asked: the same texts for the fusion module, which computes its part of them once for all images.
     """
 
     prompts: PromptSet
@@ -239,7 +239,7 @@ class CarZero:
             )
         self._warn_of_cuts(raw)
         count = len(prompts.findings)
-        owner = torch.tensor([place % count for place, group in enumerate(groups) for _ in group], device=self.device)
+        owner = torch.tensor([place % count for place, group in enumerate(groups) for _ in group])
         tokens = self.text_input(raw)
         if cache is None:
             text = self._encode_tokens(tokens)
@@ -319,9 +319,10 @@ class CarZero:
             image = features[start : start + self.batch_size].tokens
             with autocast(self.device, self.precision):
                 sentences, attention = self._compare(image, asked, maps)
-            scores.append(self._per_finding(sentences.float(), asked).cpu())
+            # choosing sentences by a mask makes a GPU wait, once per finding; on the CPU it costs nothing
+            scores.append(self._per_finding(sentences.float().cpu(), asked))
             if attention is not None:
-                pictures.append(self._maps_per_finding(attention.float(), asked).cpu())
+                pictures.append(self._maps_per_finding(attention.float().cpu(), asked))
         return torch.cat(scores).numpy(), torch.cat(pictures).numpy() if maps else None
 
     def _compare(self, image: Tensor, asked: PromptFeatures, maps: bool) -> tuple[Tensor, Tensor | None]:

@@ -22,7 +22,7 @@ from wordsight.models.mla.model import MlaNetwork, Tokens
 from wordsight.models.mla.reading import PUBLISHED, Reading
 from wordsight.models.mla.scoring import UNSCALED, Mode, RawScores, ScoreScale, combine
 from wordsight.models.mla.settings import MlaSettings
-from wordsight.models.precision import Precision, autocast
+from wordsight.models.precision import Precision, autocast, rounded_products
 from wordsight.models.runtime import Runtime, resolve_runtime, running
 from wordsight.progress import track
 from wordsight.types import Float32, Geometry, Image, Prediction, ScoreKind
@@ -209,7 +209,8 @@ class MlaLp:
         """The distance (g, g) of every image to a bank, None without one and in zero-shot."""
         if bank is None or self.mode == "zero-shot":
             return [None] * len(branch[0])
-        nearest = bank.distance([self.network.patches(level) for level in branch], leave_out=leave_out)
+        with rounded_products(self.device, self.precision):
+            nearest = bank.distance([self.network.patches(level) for level in branch], leave_out=leave_out)
         return list(square(nearest).cpu().numpy())
 
     @torch.no_grad()

@@ -62,7 +62,7 @@ class MlaNetwork(nn.Module):
         self.settings = settings
         self._clip = (clip,)  # a tuple, so that the frozen backbone is no submodule and stays out of state dicts
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # that of the CPU alone
             count, width, middle = len(settings.levels), clip.vision_width, clip.embed_dim
             self.seg_adapters = nn.ModuleList(Adapter(width, middle, settings.slope) for _ in range(count))
             self.det_adapters = nn.ModuleList(Adapter(width, middle, settings.slope) for _ in range(count))
