@@ -3,7 +3,7 @@
     python benchmarks/carzero_files.py [--quick] [--json numbers.json]
 
 First: radiograph-like files of 1024 pixels (8-bit PNG, 16-bit DICOM) drawn here, in images per second: reading and
-preparing alone (by this process, by 1 and by 2 others), the full-size ViT-B/16 alone with all threads, and both as
+preparing alone (by this process and by 2 others), the full-size ViT-B/16 alone with all threads, and both as
 `wordsight predict` combines them: 2 processes read and prepare while the network works. What counts there is how long
 the network waits for images, and, for fast networks, how much the main process does for each image besides. Then all
 that `wordsight predict` does: 14 prompts, three heatmaps of each image, the page; without processes and with 2.
@@ -206,7 +206,7 @@ def asking(network: CarZeroNetwork, count: int) -> CarZero:
     names = tuple(f"finding {number}" for number in range(count))
     with torch.no_grad():
         text = network.encode_texts(made_up_prompts(count, network.settings).to(device))
-    owner, tokenizer = torch.arange(count, device=device), cast("TextInput", None)
+    owner, tokenizer = torch.arange(count), cast("TextInput", None)
     asked = AskedTexts(network, text)
     found = PromptFeatures(PromptSet(names, tuple((n,) for n in names)), names, count, text, owner, asked)
     return CarZero(network, tokenizer, "rule", found)
@@ -225,7 +225,7 @@ def speeds(folder: Path, options: argparse.Namespace) -> dict[str, float | str]:
         for path in paths:
             write(path, picture(rng, size, top))
         records = [Record(path) for path in paths]
-        for workers in (0, 1, 2):
+        for workers in (0, 2):
             name = f"{kind} alone, {workers} workers"
             found[name], busy = reading_speed(records, workers)
             notes[name] = f"main process busy {1000 * busy:.1f} ms per image"
@@ -234,7 +234,7 @@ def speeds(folder: Path, options: argparse.Namespace) -> dict[str, float | str]:
         notes[name] = f"waiting for images {100 * waiting:.1f} % of the time"
         for workers in (0, 2) if kind == "PNG" else ():
             name = f"{kind} to scores, heatmaps and page, {workers} workers"
-            found[name] = network.speed_with_pictures(records[:24], workers, folder / f"out{workers}")
+            found[name] = network.speed_with_pictures(records[:16], workers, folder / f"out{workers}")
     print(f"\n| {size} x {size} pixels | images/s | of the network | |\n|---|---|---|---|")
     for name, value in found.items():
         print(f"| {name} | {value:.1f} | {value / alone:.2f} | {notes.get(name, '')} |")

@@ -146,3 +146,23 @@ def test_number_formats(script: Script, capsys: pytest.CaptureFixture[str]) -> N
     assert [row["way"] for row in rows] == ["fp32", "bf16", "fp16"]
     assert rows[0]["scores"] == 0
     assert 0 < rows[2]["scores"] < rows[1]["scores"] < 0.05
+
+
+def test_from_files(script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the main process takes from those that read goes to the device, and pictures come back from it."""
+    module = importlib.import_module("carzero_files")
+    options = (
+        importlib.import_module("suite")
+        .suite_parser(None)
+        .parse_args(["--quick", "--device", "cuda", "--threads", "1", "--repeats", "1"])
+    )
+    with pretended_cuda(), torch.no_grad():
+        found = module.speeds(tmp_path, options)
+    drawn = [name for name in found if "heatmaps" in name]
+    assert len(drawn) == 2
+    assert all(rate > 0 for name, rate in found.items() if not name.endswith("note"))
+    for workers in (0, 2):
+        out = tmp_path / f"out{workers}"
+        assert len(list((out / "heatmaps").rglob("*.png"))) == 16 * 3
+    assert (tmp_path / "out0" / "predictions.csv").read_bytes() == (tmp_path / "out2" / "predictions.csv").read_bytes()
+    assert "main process busy" in capsys.readouterr().out

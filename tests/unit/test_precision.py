@@ -50,3 +50,24 @@ def test_what_is_asked_for_is_given_or_refused() -> None:
     wrong: Any = "fp8"
     with pytest.raises(SettingsError, match="precision: expected fp32, bf16, fp16 or auto, got 'fp8'"):
         resolve_precision(wrong, "cpu")
+
+
+def test_fp32_is_not_rounded_on_a_card_and_its_settings_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    card, cudnn = torch.device("cuda"), torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    with precision.autocast(card, "fp32"):
+        assert not cudnn.allow_tf32
+    assert cudnn.allow_tf32
+    with precision.autocast(torch.device("cpu"), "fp32"):
+        assert cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "rounded"), [("cuda", "bf16", True), ("cuda", "fp32", False), ("cpu", "bf16", False)]
+)
+def test_products_are_rounded_on_a_card_of_reduced_precision_alone(device: str, wanted: Any, rounded: bool) -> None:
+    before = torch.get_float32_matmul_precision()
+    assert before == "highest"
+    with precision.rounded_products(torch.device(device), wanted):
+        assert torch.get_float32_matmul_precision() == ("high" if rounded else "highest")
+    assert torch.get_float32_matmul_precision() == before

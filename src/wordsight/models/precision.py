@@ -58,12 +58,23 @@ def _processor_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Mixed precision for a device; fp32 changes nothing. Raises SettingsError for fp16 without CUDA."""
+    """Mixed precision for a device; fp32 is fp32, on CUDA too. Raises SettingsError for fp16 without CUDA."""
     if precision == "fp32":
-        return nullcontext()
+        return _exact_convolutions() if device.type == "cuda" else nullcontext()
     if precision == "fp16" and device.type != "cuda":
         raise SettingsError(f"precision fp16 needs a CUDA device, got {device.type}. Use bf16 or fp32 there.")
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Within it CUDA does not round factors of fp32 convolutions to 10 bits, which is PyTorch's default for them."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager
