@@ -96,8 +96,8 @@ def _dying() -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise DataError(
-            "a process that reads images ended early. Read in one process (workers 0), or, from a script of your own, "
-            "call this under `if __name__ == '__main__':`."
+            "a process that reads or draws images ended early; perhaps memory was short. Do without (workers 0), or, "
+            "from a script of your own, call this under `if __name__ == '__main__':`."
         ) from error
 
 
