@@ -3,6 +3,7 @@
     python benchmarks/carzero_training.py --device cuda [--batches 64 128 256] [--precision bf16] [--json numbers.json]
     python benchmarks/carzero_training.py --quick
     python benchmarks/carzero_training.py --estimate
+    python benchmarks/carzero_training.py --batches 256 --long --ways "blocks, parts" --precision fp32
 
 ViT-B/16, BERT-base and fusion in full size with weights filled by rule (--quick: small, on any machine), random images
 and captions, dropout off so that all ways have one gradient. "blocks": the pair matrix in blocks that are computed
@@ -38,6 +39,7 @@ from wordsight.models.carzero.loss import pair_loss
 from wordsight.models.carzero.model import CarZeroNetwork
 from wordsight.models.carzero.pairs import PAIRS, pair_logits
 from wordsight.models.carzero.parts import images_in_parts, texts_in_parts
+from wordsight.models.carzero.settings import CarZeroSettings
 from wordsight.models.carzero.text_input import Tokens, plan_words
 from wordsight.models.precision import Precision, autocast
 
@@ -67,9 +69,18 @@ Batch = tuple[Tensor, Tokens]
 """Images and their texts, on the device."""
 
 
-def batch_of(network: CarZeroNetwork, count: int, device: torch.device) -> Batch:
+def batch_of(network: CarZeroNetwork, count: int, options: argparse.Namespace) -> Batch:
     """So many images with a text each, made before anything is timed."""
-    return prepared_images(count, network.settings).to(device), made_up_prompts(count, network.settings).to(device)
+    device, settings = torch.device(options.device), network.settings
+    tokens = whole_texts(count, settings) if options.long else made_up_prompts(count, settings)
+    return prepared_images(count, settings).to(device), tokens.to(device)
+
+
+def whole_texts(count: int, settings: CarZeroSettings) -> Tokens:
+    """Texts of as many tokens as the network reads, each of them a word."""
+    ids = torch.full((count, settings.text_length), 1000 % settings.text.vocabulary)
+    ids[:, 0], ids[:, -1] = CLS, SEP
+    return plan_words(ids, torch.ones_like(ids), torch.zeros(settings.text.vocabulary, dtype=torch.bool), SEP)
 
 
 def loss_of(network: CarZeroNetwork, batch: Batch, pairs: int | None, part: int | None, precision: Precision) -> Tensor:
@@ -104,7 +115,7 @@ def measure(options: argparse.Namespace, count: int, way: str) -> dict[str, obje
         adam.step()
 
     try:
-        batch = batch_of(network, count, device)
+        batch = batch_of(network, count, options)
         step()  # warm-up; Adam's moments are made here
         seconds = median(timed(step, device) for _ in range(max(options.repeats, 1)))
     except torch.cuda.OutOfMemoryError:
@@ -118,7 +129,7 @@ def agreement(options: argparse.Namespace, count: int) -> dict[str, object]:
     network = no_dropout(rule_network(options.quick).to(device))
     small = (16, 3) if options.quick else (PAIRS, PART)
     try:
-        batch = batch_of(network, count, device)
+        batch = batch_of(network, count, options)
         (loss, ours), (whole, theirs) = (gradient(network, batch, *how) for how in (small, (None, None)))
     except torch.cuda.OutOfMemoryError:
         return {"batch": count, "loss": None, "gradient": None}
@@ -154,12 +165,7 @@ def estimate(options: argparse.Namespace) -> None:
     """Print what a step in blocks needs, but for the block at hand; differences of three and one leave out casts."""
     torch.set_num_threads(options.threads)
     network, rows = rule_network(options.quick).train(), {}
-    length = network.settings.text_length
-    long = torch.full((3, length), 1000 % network.settings.text.vocabulary)
-    long[:, 0], long[:, -1] = CLS, SEP
-    whole = plan_words(
-        long, torch.ones_like(long), torch.zeros(network.settings.text.vocabulary, dtype=torch.bool), SEP
-    )
+    length, whole = network.settings.text_length, whole_texts(3, network.settings)
     images, short = prepared_images(3, network.settings), made_up_prompts(3, network.settings)
     for name, few, one in (
         ("image", lambda: network.encode_images(images), lambda: network.encode_images(images[:1])),
@@ -204,6 +210,8 @@ def main() -> None:
     parser = suite_parser(__doc__, repeats=3)
     parser.add_argument("--batches", type=int, nargs="+")
     parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"], default="bf16")
+    parser.add_argument("--ways", choices=list(WAYS), nargs="+", default=list(WAYS))
+    parser.add_argument("--long", action="store_true", help="texts of 97 tokens instead of 5 to 14")
     parser.add_argument("--estimate", action="store_true", help="only what a GPU would need, on any machine")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -219,8 +227,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     rows = []
     for count in batches:
-        same = in_fresh_process(count, "agreement")
-        for way in WAYS:
+        whole = "at once" in options.ways
+        same = in_fresh_process(count, "agreement") if whole else {"loss": None, "gradient": None}
+        for way in options.ways:
             rows.append({**in_fresh_process(count, way), "agreement": same})
             print(row(rows[-1], same), flush=True)
     device = torch.device(options.device)

@@ -102,7 +102,7 @@ def test_training_in_blocks(
         options = module.suite_parser(None).parse_args(
             ["--quick", "--device", "cuda", "--threads", "1", "--repeats", "1"]
         )
-        options.precision = "bf16"
+        options.precision, options.long = "bf16", False
         return module.agreement(options, count) if what == "agreement" else module.measure(options, count, what)
 
     monkeypatch.setattr(module, "pair_logits", limited)
