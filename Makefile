@@ -54,7 +54,7 @@ bench: $(STAMP)  ## speed in full size against the published order, files, preci
 	$(BIN)/python benchmarks/carzero_files.py --json $(OUT)/carzero_files.json
 	$(BIN)/python benchmarks/precision.py --json $(OUT)/precision.json
 	$(BIN)/python benchmarks/carzero_training.py --quick --json $(OUT)/carzero_training.json
-	$(BIN)/python benchmarks/mla_speed.py --json $(OUT)/mla_speed.json
+	$(BIN)/python benchmarks/mla_speed.py --steps 5 --json $(OUT)/mla_speed.json
 
 bench-gpu: $(STAMP)  ## the same on a CUDA device in bf16: rates, shares of the matmul peak, memory, training at full size
 	$(BIN)/python benchmarks/throughput.py --device cuda --json $(OUT)/gpu_throughput.json
