@@ -370,7 +370,7 @@ def evaluate_published(work: Work) -> Call:
     return lambda: published.evaluate(images, bank_rows(work))
 
 
-def library_detector(work: Work, **options: Any) -> MlaLp:
+def detector_with_bank(work: Work, **options: Any) -> MlaLp:
     """Random adapters, and a bank of random rows; options: fields of MlaLp."""
     owner = torch.arange(work.rows, device=work.device) % 16
     return MlaLp(network(work), mode="segmentation", bank=MemoryBank(tuple(bank_rows(work)), owner), **options)
@@ -379,7 +379,7 @@ def library_detector(work: Work, **options: Any) -> MlaLp:
 def evaluate_library(work: Work, count: int | None = None, **options: Any) -> Call:
     """`raw` and `finish` of a detector whose scale is set by the same images, in batches; text in the first call."""
     images, size = pictures(work, count or work.images), work.settings.image_size
-    detector = library_detector(work, **options)
+    detector = detector_with_bank(work, **options)
     geometry = Geometry((size, size), (size, size), (1.0, 1.0))
 
     def call() -> Tensor:

@@ -84,7 +84,7 @@ class Work:
     def raw_scores(self, batch: int) -> Call:
         """Images to raw scores, one batch; the text once."""
         work = self.mla
-        detector = mla_speed.library_detector(work, precision=self.precision, batch_size=batch)
+        detector = mla_speed.detector_with_bank(work, precision=self.precision, batch_size=batch)
         images, size, text = mla_speed.pictures(work, batch), work.settings.image_size, detector.text()
         geometries = [Geometry((size, size), (size, size), (1.0, 1.0))] * batch
         return lambda: _nothing(detector.raw_from_arrays(images, geometries, ["image"] * batch, text))

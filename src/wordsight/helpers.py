@@ -102,7 +102,7 @@ def _dying() -> Iterator[None]:
 
 
 def _begin() -> None:
-    """A reading process leaves an interruption to its parent, and ends when the parent was killed."""
+    """A helping process leaves an interruption to its parent, and ends when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -82,12 +82,7 @@ def add_looking(parser: CommandParser, weights: str = BACKBONE) -> None:
     """Flags that every command with a trained network has; weights: what that flag says."""
     parser.add_argument("--weights", type=str | None, default=None, help=weights)
     parser.add_argument("--batch", type=int, default=8, help="images at a time")
-    parser.add_argument(
-        "--workers",
-        type=int | None,
-        default=None,
-        help=WORKERS,
-    )
+    parser.add_argument("--workers", type=int | None, default=None, help=WORKERS)
     parser.add_argument(
         "--precision",
         type=PrecisionChoice | None,

@@ -27,7 +27,7 @@ from wordsight.report.drawing import SHOWN_MAPS, Drawing, Panels, Sketch, highes
 from wordsight.report.journal import Journal
 from wordsight.report.names import SafeNames, remove_if_empty, replacing
 from wordsight.report.prediction_page import Head, render_predictions
-from wordsight.types import Image, Prediction, Record, ScoreKind
+from wordsight.types import Float32, Image, Prediction, Record, ScoreKind
 
 SCHEMA = 1
 COLUMNS = ("name", "path", "label", "kind", "heatmap")
@@ -183,16 +183,11 @@ class PredictionWriter:
         """What is to be drawn; panels for no more images than a page shows."""
         panels = self._has_room() and self._sketched < self.drawing.max_thumbnails
         self._sketched += panels
-        most = max(len(places), SHOWN_MAPS if panels else 0)
         files = {finding: self.folder / place for finding, place in places.items()}
-        maps = (
-            []
-            if prediction.maps is None
-            else [
-                (prediction.findings[i], prediction.maps[i], files.get(prediction.findings[i]))
-                for i in highest(prediction, most)
-            ]
-        )
+        names, values, maps = prediction.findings, prediction.maps, list[tuple[str, Float32, Path | None]]()
+        if values is not None:
+            shown = highest(prediction, max(len(places), SHOWN_MAPS if panels else 0))
+            maps = [(names[i], values[i], files.get(names[i])) for i in shown]
         kind = prediction.map_kind or prediction.kind
         return Sketch(maps, panels, prediction.geometry, kind, self.drawing.limits_for(kind))
 
